@@ -1,0 +1,388 @@
+"""The client's end of one connection: reads what the relay says and returns what it means for the cache.
+
+A session lives as long as its connection. What must survive it is handed over: `resume` in, `cursor` out. Each call to
+`receive` returns deliveries in the order in which they must be applied; that order is part of the proof of G1 to G4:
+
+    (1) Invalidate   drop what the changes meet, detach the fills they meet
+    (2) Advance      only then move the position
+    (3) Proof        renew freshness
+    (4) BarrierPassed, Stream   wake those who wait
+
+A break of the p->s chain, or anything else that shows that this side lost its place, is never repaired by guessing:
+everything is flushed, the session closes, and the next connection starts from nothing (G6).
+
+Bounds: outstanding pings (the oldest is forgotten), ended subscriptions remembered (their late events are skipped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgcachewatch.errors import ProtocolError
+from pgcachewatch.models import EVERYTHING, GapReason, Position, Scope
+from pgcachewatch.protocol import codec, messages
+from pgcachewatch.protocol.transitions import CLIENT_ACCEPTS, ClientState
+
+OUTSTANDING_PINGS = 8
+PING_IDS_FROM = 2**40  # request ids are one number space (W-ID-1): the caller's are below, ours above
+ENDED_SUBSCRIPTIONS = messages.SUBSCRIPTIONS_PER_CONNECTION
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One item of an `ev`: subscription `id` saw operation letter `op` on `key` (None: all the subscription covers).
+
+    `detail` is the event's own content in stream mode, None otherwise.
+    """
+
+    id: int
+    op: str
+    key: str | None
+    detail: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Welcome. When `resumed` is False, a Flush of everything follows."""
+
+    resumed: bool
+    node: str
+    heartbeat_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Nothing in `scope` that was cached, and no fill now running, may be served or stored."""
+
+    scope: Scope
+    reason: GapReason
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidate:
+    """Changes of one event or one conflated set, to be applied before the Advance that follows."""
+
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Everything up to and including `position` has been applied."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Each commit that returned before the relay's instant `as_of_ms` has been applied."""
+
+    as_of_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSample:
+    """The relay's clock showed `relay_ms` at or after our own instant `local_s`."""
+
+    local_s: float
+    relay_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Subscription `id` is live from `seq` on."""
+
+    id: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierPassed:
+    """Every commit that returned before barrier `id` was asked for has been applied."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLost:
+    """The relay lost PostgreSQL: no proof will come for a while."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The relay refused request `id` (None: the connection as a whole) and stays connected."""
+
+    id: int | None
+    code: str
+    message: str
+    may_retry: bool
+    after_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The relay will close: come back after `after_ms` plus a random part of `jitter_ms`."""
+
+    code: int
+    after_ms: float
+    jitter_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWith:
+    """Close the connection: the relay broke `rule`."""
+
+    code: int
+    reason: str
+    rule: str
+
+
+Delivery = (
+    Opened
+    | Flush
+    | Invalidate
+    | Advance
+    | Proof
+    | ClockSample
+    | Granted
+    | BarrierPassed
+    | SourceLost
+    | Rejected
+    | Leaving
+    | CloseWith
+)
+
+
+class ClientSession:
+    """Protocol state of one connection on `/v1/ws`, client side.
+
+    `resume` is the cursor the previous connection ended with, None when there is nothing to keep. Subscriptions are
+    given by the caller's own ids, which the relay's answers and events are translated back to.
+
+    >>> session = ClientSession(subscriptions=[messages.Sub(id=1)])
+    >>> session.hello(now_s=10.0)
+    '{"t":"hello","v":1,"caps":[],"subs":[{"t":"sub","id":1,"mode":"invalidate"}]}'
+    >>> welcome = '{"t":"welcome","e":"00000000000000aa","s":7,"resumed":false,"now":1.0,"hb_ms":500,"node":"n"}'
+    >>> [type(delivery).__name__ for delivery in session.receive(welcome)]
+    ['Opened', 'Flush', 'Advance', 'ClockSample']
+    """
+
+    def __init__(
+        self,
+        *,
+        subscriptions: Sequence[messages.Sub],
+        resume: Position | None = None,
+        token: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.state = ClientState.AWAIT_WELCOME
+        self.cursor = resume
+        self._resume = resume
+        self._subscriptions = {sub.id: sub for sub in subscriptions}
+        self._token = token
+        self._name = name
+        self._id_of: dict[int, int] = {}  # sid -> the caller's id
+        self._ended: dict[int, None] = {}  # sids whose late events are skipped, oldest first
+        self._pings: dict[int, float] = {}
+        self._last_ping = PING_IDS_FROM
+        self._hello_at_s = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is ClientState.OPEN
+
+    @property
+    def is_granted(self) -> bool:
+        """True once each wanted subscription was acknowledged: from here on a proof speaks for all of them."""
+        return self.is_open and len(self._id_of) == len(self._subscriptions)
+
+    # --- what the client says: each returns the frame to send
+
+    def hello(self, *, now_s: float) -> str:
+        """The first frame. `now_s` is read just before sending: the lease's bound rests on it."""
+        self._hello_at_s = now_s
+        resume = self._resume
+        return codec.encode(
+            messages.Hello(
+                token=self._token,
+                name=self._name,
+                resume=messages.Resume(e=resume.epoch, s=resume.seq) if resume else None,
+                subs=list(self._subscriptions.values()),
+            )
+        )
+
+    def subscribe(self, sub: messages.Sub) -> str:
+        """Ask for one more subscription; Granted or Rejected with its id answers."""
+        self._subscriptions[sub.id] = sub
+        return codec.encode(sub)
+
+    def unsubscribe(self, identity: int) -> str:
+        """End a subscription; its events that are still under way are skipped."""
+        self._subscriptions.pop(identity, None)
+        for sid in [sid for sid, known in self._id_of.items() if known == identity]:
+            self._end(sid)
+        return codec.encode(messages.Unsub(id=identity))
+
+    def barrier(self, identity: int) -> str:
+        """Ask for BarrierPassed(identity)."""
+        return codec.encode(messages.Barrier(id=identity))
+
+    def ping(self, *, now_s: float) -> str:
+        """Ask for a ClockSample; also tells whether the relay still answers."""
+        self._last_ping += 1
+        self._pings[self._last_ping] = now_s
+        while len(self._pings) > OUTSTANDING_PINGS:
+            del self._pings[next(iter(self._pings))]
+        return codec.encode(messages.Ping(id=self._last_ping))
+
+    def authenticate(self, token: str) -> str:
+        """Offer a new token on the open connection."""
+        return codec.encode(messages.Auth(token=token))
+
+    # --- what the relay says
+
+    def receive(self, frame: str | bytes) -> list[Delivery]:
+        """What one frame means, in the order in which it must be applied. Never raises for what a relay can send."""
+        if self.state is ClientState.CLOSED:
+            return []
+        deliveries: list[Delivery] = []
+        try:
+            if isinstance(frame, bytes):
+                raise ProtocolError("binary frame", rule="W-FRAME-1")
+            for message in codec.decode_relay(frame):
+                if not isinstance(message, codec.Unknown):
+                    self._handle(message, deliveries)
+        except ProtocolError as violation:
+            self.state = ClientState.CLOSED
+            self.cursor = None
+            reason: GapReason = "chain_broken" if violation.rule.startswith("W-CHAIN") else "unreadable"
+            deliveries += [
+                Flush(EVERYTHING, reason),
+                CloseWith(violation.close_code, str(violation)[:120], violation.rule),
+            ]
+        return deliveries
+
+    def close(self) -> None:
+        """The connection is gone. `cursor` stays: the next session may resume from it."""
+        self.state = ClientState.CLOSED
+
+    def _handle(self, message: messages.RelayMessage, out: list[Delivery]) -> None:
+        accepted = CLIENT_ACCEPTS[self.state]
+        if type(message) not in accepted:
+            raise ProtocolError(f"{message.t!r} while {self.state.value}", rule="W-ORDER-1")
+        self.state = accepted[type(message)]
+        match message:
+            case messages.Ev():
+                self._ev(message, out)
+            case messages.Mark():
+                self._advance(message.p, message.s, out)
+                # Before each subscription is live, a mark proves nothing about what it would have said (W-MARK-3).
+                if message.as_of is not None and self.is_granted:
+                    out.append(Proof(message.as_of))
+            case messages.Welcome():
+                self._welcome(message, out)
+            case messages.Subok():
+                self._subok(message, out)
+            case messages.Reset():
+                self._reset(message, out)
+            case messages.Stale():
+                out.append(SourceLost(message.reason))
+            case messages.Barrierok():
+                out.append(BarrierPassed(message.id))
+            case messages.Pong():
+                asked_at = self._pings.pop(message.id, None)
+                if asked_at is not None:
+                    out.append(ClockSample(asked_at, message.now))
+            case messages.Err():
+                self._err(message, out)
+            case messages.Bye():
+                out.append(Leaving(message.code, message.after_ms, message.jitter_ms))
+
+    def _welcome(self, welcome: messages.Welcome, out: list[Delivery]) -> None:
+        out.append(Opened(welcome.resumed, welcome.node, welcome.hb_ms / 1000))
+        if welcome.resumed:
+            if self.cursor is None or self.cursor.epoch != welcome.e:
+                raise ProtocolError(
+                    f"resumed epoch {welcome.e} which was not asked for", rule="W-RESUME-2"
+                )
+        else:
+            self.cursor = Position(welcome.e, welcome.s)
+            out += [Flush(EVERYTHING, "link_lost"), Advance(self.cursor)]
+        out.append(ClockSample(self._hello_at_s, welcome.now))
+
+    def _subok(self, subok: messages.Subok, out: list[Delivery]) -> None:
+        if subok.sid in self._id_of or subok.sid in self._ended:
+            raise ProtocolError(f"sid {subok.sid} was given twice", rule="W-SUB-2")
+        self._id_of[subok.sid] = subok.id
+        if subok.id not in self._subscriptions:  # ended while the answer was under way
+            self._end(subok.sid)
+            return
+        out.append(Granted(subok.id, subok.s))
+
+    def _ev(self, ev: messages.Ev, out: list[Delivery]) -> None:
+        # The chain first: changes behind a hole must not look like all there was.
+        self._check_chain(ev.p, ev.s)
+        changes: list[Change] = []
+        for item in ev.i:
+            change = self._change(item)
+            if change is None:
+                out.append(Flush(EVERYTHING, "overflow"))
+            elif change.id >= 0:
+                changes.append(change)
+        if changes:
+            out.append(Invalidate(tuple(changes)))
+        self._advance(ev.p, ev.s, out)
+
+    def _change(self, item: list[object]) -> Change | None:
+        """None stands for "everything". An id of -1 stands for an ended subscription."""
+        sid, op, key, *rest = item if len(item) >= 3 else (None, None, None)
+        detail = rest[0] if rest else None
+        if (
+            type(sid) is not int
+            or type(op) is not str
+            or not (key is None or type(key) is str)
+            or not (detail is None or isinstance(detail, dict))
+        ):
+            raise ProtocolError(f"malformed item {str(item)[:80]}", rule="W-EV-2")
+        if sid == 0:
+            return None
+        if sid in self._ended:
+            return Change(-1, op, key)
+        if sid not in self._id_of:
+            raise ProtocolError(f"event for sid {sid}, which was never given", rule="W-EV-3")
+        return Change(self._id_of[sid], op, key, detail)
+
+    def _reset(self, reset: messages.Reset, out: list[Delivery]) -> None:
+        scope = EVERYTHING
+        if reset.scope is not None and self.cursor is not None and self.cursor.epoch == reset.e:
+            scope = Scope(reset.scope.channel, reset.scope.table, reset.scope.schema_name)
+        self.cursor = Position(reset.e, reset.s)
+        out += [Flush(scope, "source_lost"), Advance(self.cursor)]
+
+    def _err(self, err: messages.Err, out: list[Delivery]) -> None:
+        if err.id is not None:
+            self._subscriptions.pop(err.id, None)
+        out.append(Rejected(err.id, err.code, err.message, err.retry, err.after_ms))
+
+    def _check_chain(self, previous: int, seq: int) -> Position:
+        if self.cursor is None:
+            raise ProtocolError("position before welcome", rule="W-CHAIN-1")
+        if previous != self.cursor.seq or seq < previous:
+            raise ProtocolError(
+                f"p={previous} s={seq} does not follow {self.cursor.seq}: messages were lost", rule="W-CHAIN-1"
+            )
+        return self.cursor
+
+    def _advance(self, previous: int, seq: int, out: list[Delivery]) -> None:
+        cursor = self._check_chain(previous, seq)
+        if seq != cursor.seq:
+            self.cursor = Position(cursor.epoch, seq)
+            out.append(Advance(self.cursor))
+
+    def _end(self, sid: int) -> None:
+        self._id_of.pop(sid, None)
+        self._ended[sid] = None
+        while len(self._ended) > ENDED_SUBSCRIPTIONS:
+            del self._ended[next(iter(self._ended))]

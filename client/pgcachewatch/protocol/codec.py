@@ -1,0 +1,146 @@
+"""Text to messages and back.
+
+A frame is one JSON object or an array of them (W-FRAME-1). Decoding never guesses: what is not JSON, not an object,
+or not the shape its `t` demands raises ProtocolError with the rule's id; a `t` nobody knows becomes Unknown, which
+the sessions answer or skip (W-FORWARD-2), so that one new message does not break an old peer.
+
+Encoding an event for a subscription group happens once, whoever reads it: `encode_ev` and `encode_mark` are on the
+relay's hot path and build their text without a model in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+import pydantic
+
+from pgcachewatch.errors import ProtocolError
+from pgcachewatch.protocol import messages
+
+EXCERPT_LENGTH = 80
+
+Item = tuple[int, str, str | None] | tuple[int, str, str | None, dict[str, object]]
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A well-formed message whose type this version does not know. `id` is its request id, when it has one."""
+
+    t: str
+    id: int | None = None
+
+
+class _Direction(Generic[M]):
+    """Decoder for one direction: the fast way validates a whole frame in one call, the slow way finds the fault."""
+
+    def __init__(self, one: pydantic.TypeAdapter[M], many: pydantic.TypeAdapter[list[M]]) -> None:
+        self._one = one
+        self._many = many
+
+    def decode(self, frame: str) -> Sequence[M | Unknown]:
+        try:
+            if frame.startswith("["):
+                return self._many.validate_json(frame)
+            return (self._one.validate_json(frame),)
+        except pydantic.ValidationError:
+            return self._decode_singly(frame)
+
+    def _decode_singly(self, frame: str) -> list[M | Unknown]:
+        content = _parse_json(frame)
+        parts = content if isinstance(content, list) else [content]
+        return [self._validate(part) for part in parts]
+
+    def _validate(self, part: object) -> M | Unknown:
+        if not isinstance(part, dict) or not isinstance(part.get("t"), str):
+            raise ProtocolError(
+                f"a message must be a JSON object with a string 't', not {_excerpt(part)}; see PROTOCOL.md",
+                rule="W-FRAME-2",
+            )
+        try:
+            return self._one.validate_python(part)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            if first["type"] == "union_tag_invalid":
+                identity = part.get("id")
+                return Unknown(part["t"][:EXCERPT_LENGTH], identity if type(identity) is int else None)
+            place = ".".join(str(step) for step in first["loc"])
+            raise ProtocolError(
+                f"malformed {part['t'][:EXCERPT_LENGTH]!r} message at {place}: {first['msg']}; see PROTOCOL.md",
+                rule="W-FRAME-3",
+            ) from error
+
+
+def _parse_json(frame: str) -> object:
+    try:
+        content: object = json.loads(frame)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(
+            f"a frame must be JSON, not {_excerpt(frame)}: {error}; send one object or an array of them",
+            rule="W-FRAME-1",
+        ) from error
+    return content
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "..."
+
+
+_Client = Annotated[messages.ClientMessage, pydantic.Field(discriminator="t")]
+_Relay = Annotated[messages.RelayMessage, pydantic.Field(discriminator="t")]
+_from_client: _Direction[messages.ClientMessage] = _Direction(
+    pydantic.TypeAdapter(_Client), pydantic.TypeAdapter(list[_Client])
+)
+_from_relay: _Direction[messages.RelayMessage] = _Direction(
+    pydantic.TypeAdapter(_Relay), pydantic.TypeAdapter(list[_Relay])
+)
+
+
+def decode_client(frame: str) -> Sequence[messages.ClientMessage | Unknown]:
+    """Read a frame a client sent. Raises ProtocolError (W-FRAME-1 to 3).
+
+    >>> decode_client('{"t":"ping","id":7}')
+    (Ping(t='ping', id=7),)
+    """
+    return _from_client.decode(frame)
+
+
+def decode_relay(frame: str) -> Sequence[messages.RelayMessage | Unknown]:
+    """Read a frame a relay sent. Raises ProtocolError (W-FRAME-1 to 3).
+
+    >>> decode_relay('{"t":"fresh-from-the-future"}')
+    [Unknown(t='fresh-from-the-future', id=None)]
+    """
+    return _from_relay.decode(frame)
+
+
+def encode(message: messages.Message) -> str:
+    """One message as one frame; fields that are None are left out.
+
+    >>> encode(messages.Ping(id=7))
+    '{"t":"ping","id":7}'
+    """
+    return message.model_dump_json(exclude_none=True, by_alias=True)
+
+
+def encode_ev(previous: int, seq: int, items: Sequence[Item]) -> str:  # hot path
+    """An `ev` frame from plain values: once per subscription group and event.
+
+    >>> encode_ev(6, 7, [(1, "u", "42")])
+    '{"t":"ev","p":6,"s":7,"i":[[1,"u","42"]]}'
+    """
+    return f'{{"t":"ev","p":{previous},"s":{seq},"i":{json.dumps(items, separators=(",", ":"))}}}'
+
+
+def encode_mark(previous: int, seq: int, as_of_ms: float | None) -> str:  # hot path
+    """A `mark` frame; `as_of_ms` None when the message only advances the position.
+
+    >>> encode_mark(7, 9, 1500.25)
+    '{"t":"mark","p":7,"s":9,"as_of":1500.25}'
+    """
+    proof = "" if as_of_ms is None else f',"as_of":{as_of_ms:.3f}'.rstrip("0").rstrip(".")
+    return f'{{"t":"mark","p":{previous},"s":{seq}{proof}}}'

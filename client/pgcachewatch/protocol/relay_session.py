@@ -1,0 +1,247 @@
+"""The relay's end of one connection: reads what a client says and returns what is to be done.
+
+A session holds no socket and no hub. `receive` takes one frame and returns effects, in order; the shell carries them
+out. That keeps each rule of PROTOCOL.md testable without a network, and lets the simulation run this very code.
+
+Bounds: the subscriptions of a connection (W-LIMIT-3) and the frame (W-LIMIT-1). A violation closes the session: what
+else the client sent is not looked at, and nothing but its own connection is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgcachewatch.errors import LimitExceeded, ProtocolError
+from pgcachewatch.protocol import codec, messages
+from pgcachewatch.protocol.transitions import RELAY_ACCEPTS, RelayState
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The live fact of having asked. `sid` is the number its events carry; None widens, as in the message."""
+
+    sid: int
+    id: int
+    channel: str
+    table: str | None = None
+    schema: str | None = None
+    ops: frozenset[str] | None = None  # letters of the wire: i, u, d, t
+    keys: frozenset[str] | None = None
+    mode: messages.Mode = "invalidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Queue this frame behind what this connection is already to get."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The hello was accepted: LISTEN on the subscriptions' channels, then join the hub."""
+
+    hello: messages.Hello
+    subscriptions: tuple[Subscription, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """One more subscription: LISTEN on its channel, then add it."""
+
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    """The subscription with this sid is over."""
+
+    sid: int
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierRequested:
+    """Answer `barrierok` with this id behind each event committed before now."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOffered:
+    """A new token for a connection that is open."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A stream consumer has handled everything up to and including `seq`."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWith:
+    """Write what is queued, then close the WebSocket with this code and reason."""
+
+    code: int
+    reason: str
+
+
+Effect = (
+    Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith
+)
+
+REASON_BYTES = 120  # a WebSocket close reason has at most 123 bytes (RFC 6455, 5.5.1)
+
+
+class RelaySession:
+    """Protocol state of one connection on `/v1/ws`, relay side.
+
+    >>> session = RelaySession(default_channel="c")
+    >>> [type(effect).__name__ for effect in session.receive('{"t":"hello","v":1}', now_ms=5.0)]
+    ['Opened']
+    >>> session.receive('{"t":"ping","id":1}', now_ms=6.0)
+    [Send(text='{"t":"pong","id":1,"now":6.0}')]
+    """
+
+    def __init__(
+        self, *, default_channel: str, subscriptions_limit: int = messages.SUBSCRIPTIONS_PER_CONNECTION
+    ) -> None:
+        self.state = RelayState.AWAIT_HELLO
+        self._default_channel = default_channel
+        self._subscriptions_limit = subscriptions_limit
+        self._sids: dict[int, int] = {}  # the client's id -> our sid
+        self._last_sid = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is RelayState.OPEN
+
+    def receive(self, frame: str | bytes, *, now_ms: float) -> list[Effect]:
+        """Effects of one frame; `now_ms` is the relay's monotonic clock. Never raises for what a client can send."""
+        if self.state is RelayState.CLOSED:
+            return []
+        effects: list[Effect] = []
+        try:
+            for message in self._decode(frame):
+                effects += self._handle(message, now_ms)
+        except ProtocolError as violation:
+            effects += self._violated(violation)
+        return effects
+
+    def hello_timed_out(self) -> list[Effect]:
+        """The shell's timer ran out; a no-op once the hello has come."""
+        if self.state is not RelayState.AWAIT_HELLO:
+            return []
+        self.state = RelayState.CLOSED
+        return [CloseWith(4101, f"no hello within {messages.HELLO_TIMEOUT_S:g} s")]
+
+    def close(self) -> None:
+        """The connection is gone, or going: nothing more is read."""
+        self.state = RelayState.CLOSED
+
+    def _decode(self, frame: str | bytes) -> list[messages.ClientMessage | codec.Unknown]:
+        if isinstance(frame, bytes):
+            raise ProtocolError("binary frame; send JSON as text frames", rule="W-FRAME-1")
+        size = len(frame.encode("utf-8", "surrogatepass"))
+        if size > messages.CLIENT_FRAME_BYTES:
+            raise LimitExceeded(
+                f"frame of {size} bytes, the limit is {messages.CLIENT_FRAME_BYTES}: split it",
+                rule="W-LIMIT-1",
+                limit="client_frame_bytes",
+                allowed=messages.CLIENT_FRAME_BYTES,
+                value=size,
+            )
+        return list(codec.decode_client(frame))
+
+    def _handle(self, message: messages.ClientMessage | codec.Unknown, now_ms: float) -> list[Effect]:
+        if isinstance(message, codec.Unknown):
+            return self._unknown(message)
+        accepted = RELAY_ACCEPTS[self.state]
+        if type(message) not in accepted:
+            raise ProtocolError(
+                f"{message.t!r} is not allowed while {self.state.value}; see PROTOCOL.md",
+                rule="W-ORDER-1",
+            )
+        self.state = accepted[type(message)]
+        match message:
+            case messages.Hello():
+                return [self._hello(message)]
+            case messages.Sub():
+                return self._sub(message)
+            case messages.Unsub():
+                return self._unsub(message)
+            case messages.Barrier():
+                return [BarrierRequested(message.id)]
+            case messages.Ping():
+                return [Send(codec.encode(messages.Pong(id=message.id, now=now_ms)))]
+            case messages.Auth():
+                return [TokenOffered(message.token)]
+            case messages.Ack():
+                return [Acknowledged(message.s)]
+
+    def _unknown(self, message: codec.Unknown) -> list[Effect]:
+        if self.state is RelayState.AWAIT_HELLO:
+            raise ProtocolError(f"{message.t!r} came before hello", rule="W-ORDER-1")
+        return [self._err(message.id, "unknown_message", f"unknown message type {message.t!r}; it was skipped")]
+
+    def _hello(self, hello: messages.Hello) -> Effect:
+        if len(hello.subs) > self._subscriptions_limit:
+            raise self._too_many(len(hello.subs))
+        ids = [sub.id for sub in hello.subs]
+        if len(set(ids)) != len(ids):
+            raise ProtocolError("two subscriptions of the hello share an id", rule="W-SUB-1")
+        return Opened(hello, tuple(self._grant(sub) for sub in hello.subs))
+
+    def _sub(self, sub: messages.Sub) -> list[Effect]:
+        if sub.id in self._sids:
+            return [self._err(sub.id, "duplicate_id", f"subscription id {sub.id} is in use; choose another")]
+        if len(self._sids) >= self._subscriptions_limit:
+            return [self._err(sub.id, "too_many_subscriptions", str(self._too_many(len(self._sids) + 1)))]
+        return [Subscribed(self._grant(sub))]
+
+    def _unsub(self, unsub: messages.Unsub) -> list[Effect]:
+        sid = self._sids.pop(unsub.id, None)
+        if sid is None:
+            return [self._err(unsub.id, "unknown_id", f"there is no subscription with id {unsub.id}")]
+        return [Unsubscribed(sid)]
+
+    def _grant(self, sub: messages.Sub) -> Subscription:
+        # A sid is never given twice on one connection: events of an ended subscription may still be under way.
+        self._last_sid += 1
+        self._sids[sub.id] = self._last_sid
+        return Subscription(
+            sid=self._last_sid,
+            id=sub.id,
+            channel=sub.channel or self._default_channel,
+            table=sub.table,
+            schema=sub.schema_name,
+            ops=frozenset(sub.ops) if sub.ops else None,
+            keys=frozenset(sub.keys) if sub.keys else None,
+            mode=sub.mode,
+        )
+
+    def _too_many(self, count: int) -> LimitExceeded:
+        return LimitExceeded(
+            f"{count} subscriptions on one connection, the limit is {self._subscriptions_limit}: "
+            "subscribe to tables instead of keys, or open a second connection",
+            rule="W-LIMIT-3",
+            limit="subscriptions",
+            allowed=self._subscriptions_limit,
+            value=count,
+        )
+
+    def _err(self, identity: int | None, code: str, text: str) -> Send:
+        return Send(codec.encode(messages.Err(id=identity, code=code, message=text)))
+
+    def _violated(self, violation: ProtocolError) -> list[Effect]:
+        self.state = RelayState.CLOSED
+        code = "limit" if isinstance(violation, LimitExceeded) else "protocol"
+        text = f"{violation.rule}: {violation}"
+        return [self._err(None, code, text), CloseWith(violation.close_code, shorten(text))]
+
+
+def shorten(reason: str) -> str:
+    """A close reason that fits a WebSocket close frame, cut at a character."""
+    return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")
