@@ -304,9 +304,7 @@ class ClientSession:
         out.append(Opened(welcome.resumed, welcome.node, welcome.hb_ms / 1000))
         if welcome.resumed:
             if self.cursor is None or self.cursor.epoch != welcome.e:
-                raise ProtocolError(
-                    f"resumed epoch {welcome.e} which was not asked for", rule="W-RESUME-2"
-                )
+                raise ProtocolError(f"resumed epoch {welcome.e} which was not asked for", rule="W-RESUME-2")
         else:
             self.cursor = Position(welcome.e, welcome.s)
             out += [Flush(EVERYTHING, "link_lost"), Advance(self.cursor)]
@@ -371,7 +369,8 @@ class ClientSession:
             raise ProtocolError("position before welcome", rule="W-CHAIN-1")
         if previous != self.cursor.seq or seq < previous:
             raise ProtocolError(
-                f"p={previous} s={seq} does not follow {self.cursor.seq}: messages were lost", rule="W-CHAIN-1"
+                f"p={previous} s={seq} does not follow {self.cursor.seq}: messages were lost",
+                rule="W-CHAIN-1",
             )
         return self.cursor
 

@@ -88,9 +88,7 @@ class CloseWith:
     reason: str
 
 
-Effect = (
-    Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith
-)
+Effect = Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith
 
 REASON_BYTES = 120  # a WebSocket close reason has at most 123 bytes (RFC 6455, 5.5.1)
 
