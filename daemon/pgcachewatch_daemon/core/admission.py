@@ -1,0 +1,73 @@
+"""Who may connect: limits in all and by address, decided before the upgrade.
+
+Bounds: one counter per address that is connected now. At a limit the answer is an HTTP status with Retry-After, and
+nobody who is connected notices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgcachewatch_daemon.core.stats import AdmissionStats
+
+RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Connections at a time."""
+
+    connections: int = 10_000
+    connections_per_address: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Come in; call `leave` at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """An HTTP status, and when to come back."""
+
+    status: int
+    retry_after_s: int
+    reason: str
+
+
+class Admission:
+    """Counts who is in.
+
+    >>> admission = Admission(AdmissionLimits(connections=1))
+    >>> admission.enter("10.0.0.1"), admission.enter("10.0.0.2").status
+    (Admit(), 503)
+    """
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self.stats = AdmissionStats()
+        self._limits = limits
+        self._by_address: dict[str, int] = {}
+
+    def enter(self, address: str) -> Admit | Refuse:
+        """A connection from `address` asks to be upgraded."""
+        if self.stats.connections >= self._limits.connections:
+            return self._refuse(503, f"full: {self._limits.connections} connections")
+        count = self._by_address.get(address, 0)
+        if count >= self._limits.connections_per_address:
+            return self._refuse(429, f"too many connections from one address: {count}")
+        self._by_address[address] = count + 1
+        self.stats.connections += 1
+        return Admit()
+
+    def leave(self, address: str) -> None:
+        """A connection that was admitted has ended."""
+        self.stats.connections -= 1
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
+            del self._by_address[address]
+
+    def _refuse(self, status: int, reason: str) -> Refuse:
+        self.stats.refused[status] = self.stats.refused.get(status, 0) + 1
+        return Refuse(status, RETRY_AFTER_S, reason)

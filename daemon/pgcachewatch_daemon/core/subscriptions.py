@@ -1,0 +1,155 @@
+"""Which connections want which change, and the wire items it becomes for them.
+
+Connections with identical subscription sets form one Group: their sids were given in the same order, so one encoding
+serves them all. The Directory finds the groups that a change may concern by channel and table, so that a change costs
+nothing to those it does not.
+
+Matching errs towards telling (W-SUB-4): what the change does not say counts as a match. A Gap is told to every
+subscription its scope may concern, as an item with key null.
+On the path of an event: step 5, match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pgcachewatch.models import Event, Gap
+from pgcachewatch.protocol.codec import Item
+from pgcachewatch.protocol.messages import OP_CODES
+from pgcachewatch.protocol.relay_session import Subscription
+
+if TYPE_CHECKING:
+    from pgcachewatch_daemon.core.hub import Subscriber
+
+ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one with key null
+
+
+class Group:
+    """Connections with one subscription set. `cursor` is the sequence that all of them were last sent."""
+
+    __slots__ = ("_by_channel", "cursor", "has_stream", "members", "subscriptions")
+
+    def __init__(self, subscriptions: tuple[Subscription, ...], *, cursor: int) -> None:
+        self.subscriptions = subscriptions
+        self.cursor = cursor
+        self.members: dict[Subscriber, None] = {}  # ordered, so that a run can be repeated
+        self.has_stream = any(subscription.mode == "stream" for subscription in subscriptions)
+        self._by_channel: dict[str, list[Subscription]] = {}
+        for subscription in subscriptions:
+            self._by_channel.setdefault(subscription.channel, []).append(subscription)
+
+    def items_for(self, change: Event | Gap) -> list[Item]:  # hot path
+        """What the members are told of `change`; empty when it is none of their business."""
+        items: list[Item] = []
+        if isinstance(change, Gap):
+            channel = change.scope.channel
+            wanted = self.subscriptions if channel is None else self._by_channel.get(channel, ())
+            for subscription in wanted:
+                _add_gap(items, subscription, change)
+        else:
+            for subscription in self._by_channel.get(change.channel, ()):
+                _add_event(items, subscription, change)
+        return items
+
+
+def _add_event(items: list[Item], subscription: Subscription, event: Event) -> None:
+    operation = OP_CODES[event.operation]
+    if (
+        (subscription.table is not None and subscription.table != event.table)
+        or not _may_equal(subscription.schema, event.schema_name)
+        or (subscription.ops is not None and operation not in subscription.ops)
+    ):
+        return
+    keys = event.keys
+    if keys is not None and subscription.keys is not None:
+        keys = tuple(key for key in keys if key in subscription.keys)
+        if not keys:
+            return
+    if subscription.mode == "stream":
+        items.append((subscription.sid, operation, None, _detail(event)))
+    elif keys is None or len(keys) > ITEMS_PER_EVENT:
+        items.append((subscription.sid, operation, None))
+    else:
+        items.extend((subscription.sid, operation, key) for key in keys)
+
+
+def _add_gap(items: list[Item], subscription: Subscription, gap: Gap) -> None:
+    if not _may_equal(subscription.table, gap.scope.table) or not _may_equal(subscription.schema, gap.scope.schema):
+        return
+    if subscription.mode == "stream":
+        detail: dict[str, object] = {"reason": gap.reason}
+        if gap.scope.table is not None:
+            detail["table"] = gap.scope.table
+        items.append((subscription.sid, "*", None, detail))
+    else:
+        items.append((subscription.sid, "*", None))
+
+
+def _detail(event: Event) -> dict[str, object]:
+    """An event's own content for stream mode (W-EV-4); what is not known is left out."""
+    detail: dict[str, object] = {"table": event.table, "sent_at": event.sent_at.isoformat()}
+    if event.schema_name is not None:
+        detail["schema"] = event.schema_name
+    if event.keys is not None:
+        detail["keys"] = list(event.keys)
+    if event.xid is not None:
+        detail["xid"] = event.xid
+    return detail
+
+
+def _may_equal(wanted: str | None, told: str | None) -> bool:
+    return wanted is None or told is None or wanted == told
+
+
+Index = dict[Hashable, dict[Group, None]]
+
+
+class Directory:
+    """All groups, and the indexes that find those a change may concern."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Subscription, ...], Group] = {}
+        self._by_table: Index = {}  # by (channel, table)
+        self._by_channel: Index = {}  # by channel: groups that want the whole of it
+        self._in_channel: Index = {}  # by channel: groups that want anything of it
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._groups.values())
+
+    def get(self, subscriptions: tuple[Subscription, ...]) -> Group | None:
+        return self._groups.get(subscriptions)
+
+    def add(self, group: Group) -> None:
+        self._groups[group.subscriptions] = group
+        for index, key in self._places(group):
+            index.setdefault(key, {})[group] = None
+
+    def remove(self, group: Group) -> None:
+        """Forget a group without members."""
+        del self._groups[group.subscriptions]
+        for index, key in self._places(group):
+            there = index[key]
+            there.pop(group, None)
+            if not there:
+                del index[key]
+
+    def concerned(self, change: Event | Gap) -> Iterable[Group]:  # hot path
+        """The groups that `change` may concern."""
+        if isinstance(change, Gap):
+            channel = change.scope.channel
+            return list(self._groups.values() if channel is None else self._in_channel.get(channel, ()))
+        by_table = self._by_table.get((change.channel, change.table))
+        by_channel = self._by_channel.get(change.channel)
+        if not by_table or not by_channel:
+            return by_table or by_channel or ()
+        return {**by_table, **by_channel}
+
+    def _places(self, group: Group) -> Iterator[tuple[Index, Hashable]]:
+        for channel in {subscription.channel: None for subscription in group.subscriptions}:
+            yield self._in_channel, channel
+        for channel, table in {(one.channel, one.table): None for one in group.subscriptions}:
+            if table is None:
+                yield self._by_channel, channel
+            else:
+                yield self._by_table, (channel, table)
