@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pgcachewatch_daemon.embedded import EmbeddedPostgres, find_binaries
+from pgcachewatch_daemon.embedded import EmbeddedPostgres, require_binaries
 
 DEFAULT_PORT = 8420
 RESTART_PAUSE_S = 0.3
@@ -168,7 +168,7 @@ def demo(arguments: list[str]) -> int:
         sys.stdout.write(f"{time.monotonic() - started_s:7.1f} s  {text}\n")
         sys.stdout.flush()
 
-    supervisor = Supervisor(EmbeddedPostgres(find_binaries(options.postgres)[0]), say)
+    supervisor = Supervisor(EmbeddedPostgres(require_binaries(options.postgres)), say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     code = supervisor.run()

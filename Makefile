@@ -1,0 +1,56 @@
+# What a contributor types. Everything goes through the two doors that a stranger uses, `python3 tests` and
+# `python3 daemon`, so there is nothing to set up first.
+
+PYTHON ?= python3
+PYTEST := $(PYTHON) tests
+BIN    := $(or $(PGCACHEWATCH_VENV),.venv)/bin
+SEED   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format check test every-server simulate checker bench run lock
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:
+	@$(PYTEST) --version
+
+format: setup  ## Format the code, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: setup  ## Format, lint, import contracts, types, tidy tests, unit tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(PYTEST) -q -m "not slow and not every_server" --deselect tests/tidy/test_static_checks.py \
+		tests/tidy tests/client tests/daemon tests/config tests/deploy
+
+test: ## All tests
+	$(PYTEST)
+
+every-server:  ## The tests that run on every PostgreSQL version found
+	$(PYTEST) -m every_server
+
+simulate:  ## The seeded simulation: make simulate SEED=42
+	$(if $(SEED),PGCW_SEED=$(SEED)) $(PYTEST) tests/simulation
+
+checker:  ## The stale-read checker on a real PostgreSQL
+	$(PYTEST) tests/checker
+
+bench:  ## The benchmarks, in one process
+	$(PYTEST) -n0 -s tests/bench
+
+run:  ## The relay on PGCACHEWATCH_DSN, or the demo without it
+	$(PYTHON) daemon
+
+# Needs uv. The locks hold no address: they work with whatever registry pip and uv are set up for.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock:  ## Bring deploy/locks up to date with pyproject.toml
+	$(COMPILE) --upgrade --extra dev pyproject.toml --output-file deploy/locks/dev.txt
+	sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' deploy/locks/dev.txt > deploy/locks/tested.in
+	$(COMPILE) --extra daemon --constraint deploy/locks/tested.in pyproject.toml --output-file deploy/locks/daemon.txt
+	sed -n '/^\[build-system\]/,/^\[/s/^requires = \["\(.*\)"\]/\1/p' pyproject.toml \
+		| $(COMPILE) --constraint deploy/locks/tested.in - --output-file deploy/locks/build.txt
+	rm deploy/locks/tested.in

@@ -1,0 +1,267 @@
+"""The PostgreSQL servers that the tests run on: which one is taken, and who starts and stops it.
+
+Four lanes, the first that can be had wins: `dsn` (PGCW_TEST_DSN), `docker` (an engine answers and has the
+image or can get it), `wheel` (binaries of the dev dependencies), `system` (installed ones). PGCW_TEST_PG
+names a lane that must be taken; if it can not be, the run fails and says why.
+
+One server serves a whole run, in all its processes. The process that was started by hand owns it; the servers
+of other versions, for tests marked `every_server`, are each owned by the process that asks for one first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import asyncpg
+import pytest
+
+from pgcachewatch_daemon.embedded import EmbeddedPostgres, PostgresBinaries, find_binaries
+from pgcachewatch_daemon.embedded.launcher import SETTINGS
+
+DSN_VARIABLE = "PGCW_TEST_DSN"
+LANE_VARIABLE = "PGCW_TEST_PG"
+IMAGE_VARIABLE = "PGCW_TEST_IMAGE"
+DEFAULT_IMAGE = "postgres:18-alpine"
+ENGINE_TIMEOUT_S = 2
+PULL_TIMEOUT_S = 120
+CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+
+
+class Unavailable(Exception):
+    """A lane can not be taken; the text says why."""
+
+
+class Lane(Protocol):
+    """A way to get a server. Made without starting anything; `start` is called at most once."""
+
+    name: str
+    version: str
+
+    def start(self) -> str:
+        """Return the address (DSN) of a superuser."""
+        ...
+
+    def stop(self) -> None:
+        """Leave nothing; harmless when never started."""
+        ...
+
+
+class DsnLane:
+    """A server that is there already. Its databases are only added to, and each is dropped after its test."""
+
+    name = "dsn"
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._dsn = environment.get(DSN_VARIABLE, "")
+        if not self._dsn:
+            raise Unavailable(f"{DSN_VARIABLE} is not set")
+        try:
+            self.version = asyncio.run(_version_of(self._dsn))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            # Not Unavailable: who names a server does not want another one taken in its place.
+            raise pytest.UsageError(f"the server of {DSN_VARIABLE} can not be reached: {error!r}") from error
+
+    def start(self) -> str:
+        return self._dsn
+
+    def stop(self) -> None:
+        pass
+
+
+class DockerLane:
+    """A container of its own, through testcontainers."""
+
+    name = "docker"
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._image = environment.get(IMAGE_VARIABLE, DEFAULT_IMAGE)
+        self.version = self._image
+        self._stop: Callable[[], object] | None = None
+        _have_image(self._image)
+
+    def start(self) -> str:
+        from testcontainers.community.postgres import PostgresContainer
+
+        container = PostgresContainer(self._image, driver=None)
+        settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+        container.with_command(f"postgres {settings}")
+        self._stop = container.stop
+        return str(container.start().get_connection_url())
+
+    def stop(self) -> None:
+        if self._stop is not None:
+            self._stop()
+
+
+class EmbeddedLane:
+    """Binaries of this machine, run by our own launcher."""
+
+    def __init__(self, binaries: PostgresBinaries) -> None:
+        self.name: str = binaries.source
+        self.version = binaries.version
+        self._server = EmbeddedPostgres(binaries)
+
+    def start(self) -> str:
+        self._server.start()
+        return self._server.dsn
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+def choose_lane(environment: Mapping[str, str]) -> Lane:
+    """The lane that the environment forces, or the first that can be had; else raises pytest.UsageError."""
+    lanes: dict[str, Callable[[], Lane]] = {
+        "dsn": lambda: DsnLane(environment),
+        "docker": lambda: DockerLane(environment),
+        "wheel": lambda: _embedded_lane("wheel"),
+        "system": lambda: _embedded_lane("system"),
+    }
+    forced = environment.get(LANE_VARIABLE)
+    if forced and forced not in lanes:
+        raise pytest.UsageError(f"{LANE_VARIABLE}={forced} is none of {', '.join(lanes)}")
+    reasons = []
+    for name in [forced] if forced else lanes:
+        try:
+            return lanes[name]()
+        except Unavailable as reason:
+            reasons.append(f"{name}: {reason}")
+    raise pytest.UsageError("no PostgreSQL for the tests. " + "; ".join(reasons))
+
+
+def _embedded_lane(source: str) -> EmbeddedLane:
+    for binaries in all_binaries():
+        if binaries.source == source:
+            return EmbeddedLane(binaries)
+    raise Unavailable("no server binaries found")
+
+
+@functools.cache
+def all_binaries() -> tuple[PostgresBinaries, ...]:
+    """The best binaries of each major version on this machine, newest first: looked for once a process."""
+    best = {each.major: each for each in reversed(find_binaries())}
+    return tuple(best[major] for major in sorted(best, reverse=True))
+
+
+def _have_image(image: str) -> None:
+    """Return when the engine has the image, after a pull if need be.
+
+    Raises Unavailable, in 2 s without an engine.
+    """
+    with warnings.catch_warnings():
+        # The docker package leaves its socket to the collector when nobody answers.
+        warnings.simplefilter("ignore", ResourceWarning)
+        problem = _problem_with_image(image)
+        gc.collect()
+    if problem:
+        raise Unavailable(problem)
+
+
+def _problem_with_image(image: str) -> str:
+    import docker
+    import requests
+
+    try:
+        client = docker.from_env(timeout=ENGINE_TIMEOUT_S)
+    except (docker.errors.DockerException, requests.RequestException, OSError):
+        return "no engine answers"
+    try:
+        client.ping()
+        if not client.images.list(name=image):
+            client.api.timeout = PULL_TIMEOUT_S
+            client.images.pull(image)
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        return f"the engine answers, but the image {image} can not be had: {error}"
+    finally:
+        client.close()
+    return ""
+
+
+async def _version_of(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)
+    try:
+        return str(await connection.fetchval("show server_version"))
+    finally:
+        await connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server, as a test sees it: `dsn` is its superuser's, `version` as PostgreSQL writes it."""
+
+    dsn: str
+    lane: str
+    version: str
+
+
+class Servers:
+    """All servers of this process.
+
+    The main one may belong to another process, which then told its address.
+    """
+
+    def __init__(self, *, main: Server | None) -> None:
+        self._lane: Lane | None = choose_lane(os.environ) if main is None else None
+        self._main = main
+        self._others: dict[PostgresBinaries, EmbeddedPostgres] = {}
+
+    @property
+    def description(self) -> str:
+        lane = self._lane or self._main
+        assert lane is not None
+        return f"{lane.version} ({lane.lane if isinstance(lane, Server) else lane.name})"
+
+    def main(self) -> Server:
+        """The server of the run, started by the first call."""
+        if self._main is None:
+            assert self._lane is not None
+            self._main = Server(dsn=self._lane.start(), lane=self._lane.name, version=self._lane.version)
+        return self._main
+
+    def of(self, binaries: PostgresBinaries | None) -> Server:
+        """The server of these binaries, started by this process's first call; None means the main one."""
+        if binaries is None:
+            return self.main()
+        main = self.main()
+        if (main.lane, main.version) == (binaries.source, binaries.version):
+            return main
+        if binaries not in self._others:
+            server = self._others[binaries] = EmbeddedPostgres(binaries)
+            server.start()
+        return Server(dsn=self._others[binaries].dsn, lane=binaries.source, version=binaries.version)
+
+    def stop(self) -> None:
+        for server in self._others.values():
+            server.stop()
+        if self._lane is not None:
+            self._lane.stop()
+
+
+@dataclass(slots=True)
+class Database:
+    """An empty database of the test's own."""
+
+    dsn: str
+    name: str
+    connections: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
+
+    async def connect(self, **options: Any) -> asyncpg.Connection[asyncpg.Record]:  # Any: asyncpg.connect's own
+        """A new connection with asyncpg's options; it is closed at the end of the test."""
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self.dsn, **options)
+        self.connections.append(connection)
+        return connection
+
+    async def close(self) -> None:
+        for connection in self.connections:
+            try:
+                await connection.close(timeout=CLOSE_TIMEOUT_S)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()  # the test killed the backend or the server: there is nobody to say goodbye to
