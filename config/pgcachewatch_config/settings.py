@@ -1,0 +1,261 @@
+"""Every option of the relay, in one class: what it is called, what it may be, what it is when nobody says.
+
+Sources, later wins: the defaults here, a TOML file, environment variables `PGCACHEWATCH_<NAME>`, command line flags
+`--<name>`. A DSN that is not given is what libpq's own variables (PGHOST, PGUSER, ...) say. `load` remembers where each
+value came from, so that a wrong one can be blamed on its source: ConfigurationError names the option, the value, the
+source and what is allowed. Values of secret options are never part of a text.
+
+Units end the names: `_s` seconds, `_bytes` bytes. `config/pgcachewatch.toml` is generated from this class, and a test
+compares them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pgcachewatch.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "PGCACHEWATCH_"
+CONFIG_VARIABLE = "PGCACHEWATCH_CONFIG"
+VALUE_LENGTH = 80  # of a refused value in an error's text
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Seconds = Annotated[float, pydantic.Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _is_uri(value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
+    if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("not a URI")
+    return value
+
+
+Dsn = Annotated[
+    pydantic.SecretStr | None,
+    pydantic.AfterValidator(_is_uri),
+    pydantic.Field(json_schema_extra={"allowed": "a URI as postgresql://user@host:5432/database"}),
+]
+
+
+def option(default: Any, group: str, why: str) -> Any:  # Any: as pydantic.Field, which has to fit any annotation
+    """A field with the heading it stands under in the reference file, and its reason."""
+    return pydantic.Field(default=default, description=why, json_schema_extra={"group": group})
+
+
+class Settings(BaseSettings):
+    """The effective values. Build it with `load`; `Settings()` is all defaults, whatever the environment says."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX)
+
+    dsn: Dsn = option(
+        None,
+        "PostgreSQL",
+        "The database to watch, as a URI; several hosts may be given, the relay finds the primary. Unset: libpq's "
+        "variables PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Best set in the environment: it holds a password.",
+    )
+    listen_dsn: Dsn = option(
+        None,
+        "PostgreSQL",
+        "A direct way to the same database for the LISTEN connection, when `dsn` leads through a pooler such as "
+        "PgBouncer, which loses notifications.",
+    )
+    channel: Annotated[str, pydantic.Field(min_length=1, max_length=63)] = option(
+        "ch_pgcachewatch_table_change",
+        "PostgreSQL",
+        "The channel of subscriptions that name none; the one the triggers notify.",
+    )
+    channels_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
+        1_000, "PostgreSQL", "Different channels that clients can make the relay listen to."
+    )
+    connect_timeout_s: Seconds = option(10.0, "PostgreSQL", "Time for one attempt to connect to one host.")
+    reconnect_min_s: Seconds = option(
+        0.1, "PostgreSQL", "First pause between attempts. It doubles, and half of it is random."
+    )
+    reconnect_max_s: Seconds = option(
+        3.0, "PostgreSQL", "Longest pause between attempts: how late the relay may notice that the server is back."
+    )
+    tcp_user_timeout_s: Seconds = option(
+        15.0,
+        "PostgreSQL",
+        "After this time without a sign of life the server ends the relay's session by itself. A relay that hangs "
+        "would otherwise hold back VACUUM and fill the server's notification queue.",
+    )
+    queue_usage_interval_s: Seconds = option(
+        10.0,
+        "PostgreSQL",
+        "How often the server's notification queue is measured. The call also frees a queue that ran full.",
+    )
+
+    heartbeat_s: Seconds = option(
+        0.5,
+        "Freshness",
+        "Time between two proofs of freshness while clients are connected. It must be well below the clients' "
+        "staleness bound (default 2 s).",
+    )
+    idle_heartbeat_s: Seconds = option(15.0, "Freshness", "The same while nobody is connected.")
+    loopback_overdue_s: Seconds = option(
+        3.0,
+        "Freshness",
+        "A proof that takes longer means that the connection is dead, whatever it looks like: the relay cuts it and "
+        "connects anew. Must be longer than the slowest COMMIT of your database.",
+    )
+    barriers_limit: Annotated[int, pydantic.Field(ge=1, le=10_000_000)] = option(
+        100_000, "Freshness", "Barriers of all clients that may wait for a proof at one time."
+    )
+    barriers_per_connection_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
+        1_000, "Freshness", "Barriers of one client that may wait at one time."
+    )
+
+    history_events: Annotated[int, pydantic.Field(ge=0, le=100_000_000)] = option(
+        10_000, "History", "Events kept so that a client that comes back need not flush. Whichever limit is met first."
+    )
+    history_bytes: Annotated[int, pydantic.Field(ge=0)] = option(16_777_216, "History", "Memory for them, roughly.")
+    history_age_s: Seconds = option(300.0, "History", "Age of the oldest one.")
+
+    host: str = option(
+        "127.0.0.1",
+        "Serving",
+        "Address to listen on. Whoever can reach it can read which rows change: there is no authentication yet.",
+    )
+    port: Annotated[int, pydantic.Field(ge=0, le=65_535)] = option(
+        8420, "Serving", "Port for clients, health checks and metrics. 0: any free one."
+    )
+    connections_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
+        10_000, "Serving", "Clients at one time. More are answered with 503."
+    )
+    connections_per_address_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
+        10_000, "Serving", "Clients at one time from one address. More are answered with 429."
+    )
+    handshakes_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
+        1_000, "Serving", "Sockets that have not said what they want. Above it the oldest is dropped."
+    )
+    subscriptions_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
+        1_000, "Serving", "Subscriptions of one client."
+    )
+    outbox_bytes: Annotated[int, pydantic.Field(ge=4_096, le=1_073_741_824)] = option(
+        262_144,
+        "Serving",
+        "What waits for one slow client before its events are conflated (in stream mode: before it is closed).",
+    )
+    write_buffer_bytes: Annotated[int, pydantic.Field(ge=1_024, le=1_073_741_824)] = option(
+        65_536, "Serving", "Bytes handed to the network layer ahead of a slow client; above it, its outbox fills."
+    )
+    send_buffer_bytes: Annotated[int, pydantic.Field(ge=0, le=1_073_741_824)] = option(
+        0, "Serving", "The kernel's send buffer of each client (SO_SNDBUF). 0: the kernel decides."
+    )
+    handshake_timeout_s: Seconds = option(10.0, "Serving", "Time for a client to send its whole HTTP request.")
+    hello_timeout_s: Seconds = option(10.0, "Serving", "Time from the upgrade to the hello; then 4101.")
+    write_stall_s: Seconds = option(
+        10.0, "Serving", "A client that takes no byte for so long is cut (4102). Slow ones are not."
+    )
+    ping_interval_s: Seconds = option(20.0, "Serving", "Silence after which a client is pinged.")
+    pong_timeout_s: Seconds = option(20.0, "Serving", "Time for its answer; then 4106.")
+
+    node: Annotated[str, pydantic.Field(max_length=200)] = option(
+        "", "Operation", "Name of this relay in its welcome. Empty: the host's name."
+    )
+    log_level: LogLevel = option("info", "Operation", "Least level that is logged, to standard error.")
+    drain_grace_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
+        5.0, "Operation", "After SIGTERM: time for clients to go, then they are cut. A second signal ends it at once."
+    )
+    drain_jitter_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
+        1.0, "Operation", "Clients that are sent away spread their return over this time."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load` reads the other sources one by one, because it has to know which of them said what.
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and per option the source its value came from, in words. An option at its default is not in it."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load(flags: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
+    """Read all sources. `flags` are option names with the text that was given for them.
+
+    Raises ConfigurationError with one sentence that says what to change.
+
+    >>> load({"port": "9000"}).settings.port
+    9000
+    """
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    if config_file is not None:
+        for name, value in _read_file(config_file).items():
+            values[name], sources[name] = value, f"the file {config_file}"
+    for name, value in EnvSettingsSource(Settings)().items():
+        values[name], sources[name] = value, f"the environment ({ENVIRONMENT_PREFIX}{name.upper()})"
+    for name, value in flags.items():
+        values[name], sources[name] = value, f"the command line ({flag(name)})"
+    try:
+        settings = Settings.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(_explain(error, values, sources)) from None  # the cause would show the value
+    return Loaded(settings, sources)
+
+
+def flag(name: str) -> str:
+    """How an option is spelled on the command line.
+
+    >>> flag("log_level")
+    '--log-level'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def allowed(name: str) -> str:
+    """What an option accepts, in words.
+
+    >>> allowed("port")
+    'a whole number from 0 to 65535'
+    """
+    schema = Settings.model_json_schema()["properties"][name]
+    if "allowed" in schema:
+        return str(schema["allowed"])
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if schema["type"] == "string":
+        return f"a text of {schema.get('minLength', 0)} to {schema.get('maxLength', 'any number of')} characters"
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    least = f"from {schema['minimum']}" if "minimum" in schema else f"above {schema['exclusiveMinimum']}"
+    return f"{kind} {least}" + (f" to {schema['maximum']}" if "maximum" in schema else "")
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the configuration file {path} can not be read ({error.strerror}); check --config and {CONFIG_VARIABLE}"
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"the configuration file {path} is not valid TOML: {error}") from error
+
+
+def _explain(error: pydantic.ValidationError, values: Mapping[str, object], sources: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0])
+    source = sources.get(name, "the defaults")
+    if first["type"] == "extra_forbidden":
+        return f"there is no option {name!r}, but {source} sets it; see config/pgcachewatch.toml for those there are"
+    value = "a value that is not shown" if name.endswith("dsn") else repr(values.get(name))[:VALUE_LENGTH]
+    return f"option {name!r} can not be {value}, as {source} says: it must be {allowed(name)}"
