@@ -1,0 +1,316 @@
+"""Entries, running fills and their invalidation, for one cached function.
+
+The rules, which are proof obligations (G1, G4, G6, G10):
+
+- A fill takes its token before the function runs: the store's generation and the trust's. Its result is stored only
+  if both are what they were, that is, if nothing it depends on was invalidated since and no gap fell in between.
+- An invalidation detaches the running fills: whoever waits already keeps his fill, later callers start a new one, and
+  the old result is not stored. All of this is one bump of `generation`, O(1); nothing is searched for.
+- A run that returned without being stored may have read a newer row than the entry beside it, or than a fill that began
+  before it ended: so the entry goes, and that fill is neither stored nor joined by later calls. Else two calls, one
+  after the other, could see a row go back (G5).
+- At most one current fill per key and generation. A fill that is no longer current changes nothing when it ends.
+
+An entry is servable while its two generations are the current ones; whether freshness is proven at this instant is the
+trust's business. `horizon` is an instant at which everything must go by itself: a throttle that has seen an event sets
+it, so that nobody needs a timer.
+
+Bound: `maxsize` entries. When it is reached a hand sweeps over the entries, oldest first: one that was hit since the
+hand last passed stays, and one that was not, or that is dead anyway, goes. A hit costs one count. After a flush each
+new entry takes a few dead ones with it, so that their values do not wait for the store to fill up. Running fills are
+bounded by their callers.
+
+No clock and no lock of its own: `now` comes in, and so does the lock, when several threads use the store. Invalidations
+and counts take it themselves; reading and filling, which belong together, are done by a caller that holds it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pgcachewatch.core.trust import FOREVER, Lease
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch.models import EVERYTHING, Scope
+
+DEFAULT_MAXSIZE = 1_024
+STEPS_PER_EVICTION = 64  # entries the hand spares before it takes one that was hit: bounds the cost of a miss
+SWEPT_PER_ENTRY = 2  # entries looked at for dead ones whenever one is stored
+DEAD = -1  # a generation no store and no trust ever has
+
+V = TypeVar("V")
+R = TypeVar("R")
+
+
+class Entry(Generic[V]):
+    """One result. `kind` is the type of a key that is no tuple, for who looks it up by a value that may only be equal.
+
+    Read without a lock: who writes sets the value first and the generations last.
+    """
+
+    __slots__ = ("gap", "generation", "hits", "kind", "seen", "value")
+
+    def __init__(self, key: Hashable) -> None:
+        # A tuple may spell out another type (core/frozen.py), so that an equal tuple of a caller's proves nothing.
+        self.kind: type = type(key) if type(key) is not tuple else Entry
+        self.gap = DEAD
+        self.generation = DEAD
+        self.hits = 0
+        self.seen = 0  # `hits` when the hand last passed
+        self.value: V
+
+    def put(self, value: V, gap: int, generation: int) -> None:
+        self.generation = DEAD
+        self.value = value
+        self.gap = gap
+        self.generation = generation
+
+
+@dataclass(slots=True, eq=False)
+class Fill(Generic[R]):
+    """One run of the function for one key, with the token it took before. `run` belongs to the shell."""
+
+    key: Hashable
+    gap: int
+    generation: int
+    started_s: float
+    is_storable: bool
+    run: R
+    is_overtaken: bool = False  # another run of the key returned while this one ran: not for later callers
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """What `cache_info()` tells. `joins` are misses that found a fill running; `discards`, results not stored.
+
+    `bypasses` are calls that ran the function because freshness was not proven.
+    """
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
+    joins: int = 0
+    evictions: int = 0
+    discards: int = 0
+    bypasses: int = 0
+    flushes: int = 0
+
+
+@dataclass(slots=True)
+class Stats:
+    """Plain counters. They are counted under the store's lock, except the hits, which each entry counts."""
+
+    evicted_hits: int = 0
+    misses: int = 0
+    joins: int = 0
+    evictions: int = 0
+    discards: int = 0
+    bypasses: int = 0
+    flushes: int = 0
+
+
+class Store(Generic[V, R]):
+    """What one cached function has stored, and what of it may still be served.
+
+    `scopes` is what its results depend on: channels, tables, or everything. `lock` is a reentrant lock when more than
+    one thread uses the store.
+
+    >>> from pgcachewatch.core.trust import Trust
+    >>> store = Store(Trust(FOREVER), scopes=[Scope("c", "users")])
+    >>> fill = store.begin(5, now=0.0, run=None)
+    >>> store.finish(fill, "Ada")
+    True
+    >>> store.lookup(5).value
+    'Ada'
+    >>> store.invalidate(Scope("c", "users", key="6")), store.lookup(5)
+    (True, None)
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_fills",
+        "_generations",
+        "_order",
+        "_swept_for",
+        "_unswept",
+        "entries",
+        "generation",
+        "horizon",
+        "lock",
+        "maxsize",
+        "scopes",
+        "stats",
+        "trust",
+    )
+
+    def __init__(
+        self,
+        trust: Lease,
+        *,
+        scopes: Iterable[Scope] = (EVERYTHING,),
+        maxsize: int = DEFAULT_MAXSIZE,
+        lock: contextlib.AbstractContextManager[object] | None = None,
+    ) -> None:
+        if maxsize < 1:
+            raise ConfigurationError(
+                f"maxsize must be 1 or more, not {maxsize}; leave the function undecorated instead"
+            )
+        self.trust = trust
+        self.scopes = tuple(scopes)
+        self.maxsize = maxsize
+        self.lock = lock or contextlib.nullcontext()
+        self.stats = Stats()
+        self.entries: dict[Hashable, Entry[V]] = {}
+        self.generation = 0
+        self.horizon = FOREVER
+        self._generations = itertools.count(1)
+        self._order: collections.deque[Hashable] = collections.deque()  # the keys of `entries`, each once
+        self._fills: dict[Hashable, Fill[R]] = {}
+        self._swept_for = (0, 0)
+        self._unswept = 0  # entries not looked at since the last invalidation
+
+    # --- reading
+
+    def lookup(self, key: Hashable) -> Entry[V] | None:
+        """The entry of `key` if no gap and no invalidation came after it. The lease is the caller's to check."""
+        entry = self.entries.get(key)
+        if entry is None or entry.generation != self.generation or entry.gap != self.trust.generation:
+            return None
+        return entry
+
+    def current(self, key: Hashable) -> Fill[R] | None:
+        """The running fill of `key` that a caller may join: nothing was invalidated since it started."""
+        fill = self._fills.get(key)
+        return fill if fill is not None and self._is_current(fill) else None
+
+    # --- filling
+
+    def begin(self, key: Hashable, *, now: float, run: R, is_storable: bool = True) -> Fill[R]:
+        """Take the token for a run that starts after this call. It becomes the current fill of `key`."""
+        fill = Fill(key, self.trust.generation, self.generation, now, is_storable, run)
+        self._fills[key] = fill
+        return fill
+
+    def finish(self, fill: Fill[R], value: V) -> bool:
+        """The run returned `value`. True when it was stored."""
+        is_stored = fill.is_storable and self._fills.get(fill.key) is fill and self._is_current(fill)
+        self.abandon(fill)
+        if is_stored:
+            self._put(fill, value)
+            return True
+        self.stats.discards += fill.is_storable
+        self.overtake(fill.key)
+        return False
+
+    def overtake(self, key: Hashable) -> None:
+        """A run of `key` returned to its caller and was not stored: nothing that may be older is served after it."""
+        entry = self.entries.get(key)
+        if entry is not None:
+            entry.generation = DEAD
+        other = self._fills.get(key)
+        if other is not None:
+            other.is_storable = False
+            other.is_overtaken = True
+
+    def abandon(self, fill: Fill[R]) -> None:
+        """The run failed, was cancelled, or is not to be joined any more."""
+        if self._fills.get(fill.key) is fill:
+            del self._fills[fill.key]
+
+    def _is_current(self, fill: Fill[R]) -> bool:
+        return fill.generation == self.generation and fill.gap == self.trust.generation
+
+    def _put(self, fill: Fill[R], value: V) -> None:
+        self._sweep((fill.gap, fill.generation))
+        entry = self.entries.get(fill.key)
+        if entry is None:
+            if len(self.entries) >= self.maxsize:
+                self._evict()
+            entry = self.entries[fill.key] = Entry(fill.key)
+            self._order.append(fill.key)
+        # The fill's own token, not the current one: should anything be invalidated this instant, it stays dead.
+        entry.put(value, fill.gap, fill.generation)
+
+    def _evict(self) -> None:
+        for _ in range(STEPS_PER_EVICTION):
+            key = self._order[0]
+            entry = self.entries[key]
+            if entry.hits == entry.seen or self.lookup(key) is None:
+                break
+            entry.seen = entry.hits
+            self._order.rotate(-1)
+        self._drop_oldest()
+        self.stats.evictions += 1
+
+    def _sweep(self, generations: tuple[int, int]) -> None:
+        if generations != self._swept_for:
+            self._swept_for = generations
+            self._unswept = len(self._order)
+        for _ in range(min(SWEPT_PER_ENTRY, self._unswept)):
+            self._unswept -= 1
+            if self.lookup(self._order[0]) is None:
+                self._drop_oldest()
+            else:
+                self._order.rotate(-1)
+
+    def _drop_oldest(self) -> None:
+        self.stats.evicted_hits += self.entries.pop(self._order.popleft()).hits
+
+    # --- invalidating
+
+    def invalidate(self, scope: Scope) -> bool:
+        """Something in `scope` changed. True when this store depends on it, and was flushed."""
+        is_met = any(scope.covers(own) for own in self.scopes)
+        if is_met:
+            self.flush()
+        return is_met
+
+    def flush(self) -> None:
+        """Nothing stored or running up to now may be served to a later caller. O(1)."""
+        with self.lock:
+            # In this order: a hit that sees the new horizon must not see the old generation.
+            self.generation = next(self._generations)
+            self.horizon = FOREVER
+            self.stats.flushes += 1
+
+    def flush_at(self, due: float) -> None:
+        """Flush at the instant `due`, if nothing does it earlier."""
+        with self.lock:
+            self.horizon = min(self.horizon, due)
+
+    def expire(self, now: float) -> None:
+        """Make good a flush that fell due. Called before anything else on each miss."""
+        if now >= self.horizon:
+            with self.lock:
+                if now >= self.horizon:
+                    self.flush()
+
+    def forget(self, key: Hashable) -> bool:
+        """Drop one key, its running fill included. True when there was something to serve."""
+        with self.lock:
+            self._fills.pop(key, None)
+            entry = self.lookup(key)
+            if entry is not None:
+                entry.generation = DEAD
+            return entry is not None
+
+    def info(self) -> CacheInfo:
+        """Counts up to now. O(entries)."""
+        with self.lock:
+            stats = self.stats
+            return CacheInfo(
+                hits=stats.evicted_hits + sum(entry.hits for entry in self.entries.values()),
+                misses=stats.misses,
+                maxsize=self.maxsize,
+                currsize=sum(self.lookup(key) is not None for key in self.entries),
+                joins=stats.joins,
+                evictions=stats.evictions,
+                discards=stats.discards,
+                bypasses=stats.bypasses,
+                flushes=stats.flushes,
+            )
