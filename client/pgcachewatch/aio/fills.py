@@ -1,0 +1,231 @@
+"""What a call does that the hit path could not answer: the decisions, for both kinds of functions.
+
+With the store locked one of five things is decided: serve the entry, join the running fill, start one, run the function
+for this caller alone, or refuse. Doing it is left to the shells, which differ in how they wait.
+
+When freshness is not proven, the options decide:
+
+- "call", "bypass": each caller runs the function itself; nothing is shared, nothing stored.
+- "share": one run per key at a time, stored by nobody. A caller joins only a run that started at most the staleness
+  bound ago, so that what he gets is no older than a hit could be.
+- "stale": serve an entry that nothing invalidated although its lease is over; otherwise as "share".
+- "raise": NotFresh.
+
+A value is returned only if it can be returned again: a generator or an awaitable is refused with ConfigurationError.
+Bound: the callers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Generic, Literal, TypeVar
+
+from pgcachewatch.aio.flight import Flight, may_wait
+from pgcachewatch.core.keys import Arguments, DoesNotBind, Keys, Keywords
+from pgcachewatch.core.store import Entry, Fill, Store
+from pgcachewatch.errors import ConfigurationError, NotFresh
+
+logger = logging.getLogger("pgcachewatch")
+
+R = TypeVar("R")
+F = TypeVar("F", bound=Flight[Any])
+
+OnUnfresh = Literal["call", "share", "bypass", "stale", "raise"]
+Statistics = Callable[[Literal["hit", "miss"]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """How a cached function behaves.
+
+    `staleness_s` bounds the age of a run that is joined while freshness is not proven. `statistics` is told each hit
+    and miss; joining a running fill is a hit. `bypass` is asked on the slow path only, whether this call wants to run
+    the function (see Trust.hold). `has_hit_path` False sends each call through the slow path, for a trust that must be
+    asked exactly once per call. `clock` is the one the trust's deadline is on, in seconds. `ignore` and `key` decide
+    what tells two calls apart.
+    """
+
+    on_unfresh: OnUnfresh = "share"
+    staleness_s: float = 2.0
+    statistics: Statistics | None = None
+    bypass: Callable[[], bool] | None = None
+    has_hit_path: bool = True
+    clock: Callable[[], float] = monotonic
+    ignore: Collection[str] = ()
+    key: Callable[..., Hashable] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lead(Generic[F]):
+    """Start this fill."""
+
+    fill: Fill[F]
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Generic[F]):
+    """Wait for this flight."""
+
+    flight: F
+
+
+@dataclass(frozen=True, slots=True)
+class Await(Generic[F]):
+    """Wait for the end of this flight, take nothing from it, and decide again.
+
+    It was overtaken: its value may be older than one that was already returned. To start another run beside it would
+    only let it overtake that one in turn, and so on for as long as calls overlap.
+    """
+
+    flight: F
+
+
+@dataclass(frozen=True, slots=True)
+class RunAlone:
+    """Run the function for this caller; nobody joins, nothing is stored."""
+
+
+RUN_ALONE = RunAlone()
+
+
+class Fills(Generic[F]):
+    """The slow path of one cached function."""
+
+    def __init__(self, function: Callable[..., Any], keys: Keys, store: Store[Any, F], options: CacheOptions) -> None:
+        self.function = function
+        self.keys = keys
+        self.store = store
+        self.options = options
+        self.quick = keys.quick()
+        self.observe_hit = self._observe_hit if options.statistics is not None else None
+        self._reported: set[str] = set()
+
+    def new_flight(self) -> F:
+        """The shell's kind of flight."""
+        raise NotImplementedError
+
+    def is_gone(self, flight: F) -> bool:
+        """True when the owner of a running flight can not bring it to its end."""
+        return False
+
+    def key_of(self, args: Arguments, kwargs: Keywords) -> Hashable | RunAlone:
+        """The key of this call. A call that does not fit the signature is run, which says so to its caller."""
+        bypass = self.options.bypass
+        if bypass is not None and bypass():
+            return RUN_ALONE
+        try:
+            return self.keys.of(args, kwargs)
+        except DoesNotBind:
+            return RUN_ALONE
+
+    def served(self, key: Hashable) -> Entry[Any] | None:
+        """The entry to serve at once, as the hit path does it, without a lock."""
+        store, trust = self.store, self.store.trust
+        entry = store.entries.get(key)
+        if (
+            entry is None
+            or not self.options.has_hit_path
+            or not trust.deadline > self.options.clock() < store.horizon
+            or store.lookup(key) is not entry
+        ):
+            return None
+        entry.hits += 1
+        return entry
+
+    def decide(self, key: Hashable, now: float) -> Entry[Any] | Join[F] | Lead[F] | Await[F] | RunAlone:
+        """What this call does. Raises NotFresh."""
+        store, options = self.store, self.options
+        is_fresh = now < store.trust.lease
+        store.expire(now)
+        with store.lock:
+            if is_fresh or options.on_unfresh == "stale":
+                entry = store.lookup(key)
+                if entry is not None:
+                    entry.hits += 1
+                    return entry
+            if not is_fresh:
+                store.stats.bypasses += 1
+                if options.on_unfresh in ("call", "bypass"):
+                    return RUN_ALONE
+                if options.on_unfresh == "raise":
+                    raise NotFresh(
+                        f"{self.keys.name} can not be served: freshness is not proven at this moment; try again, or "
+                        'declare it with on_disconnect="share" to run the function instead'
+                    )
+            return self._join_or_lead(key, now, is_fresh=is_fresh)
+
+    def finish(self, fill: Fill[F], value: Any) -> None:
+        """The function returned. Raises ConfigurationError for a value that can be read only once."""
+        if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise ConfigurationError(
+                f"{self.keys.name} returned a {type(value).__name__}, which can be read only once and not be cached; "
+                "return what it yields or resolves to instead, from an async def if need be"
+            )
+        with self.store.lock:
+            self.store.finish(fill, value)
+            fill.run.land(value)
+
+    def fail(self, fill: Fill[F], error: BaseException, *, is_outcome: bool) -> None:
+        """The function raised. `is_outcome` False: it was stopped, and this is not what it had to say."""
+        with self.store.lock:
+            self.store.abandon(fill)
+            if is_outcome:
+                fill.run.fail(error)
+            else:
+                fill.run.abandon()
+
+    def give_up(self, fill: Fill[F]) -> None:
+        """Let nobody join this fill any more."""
+        with self.store.lock:
+            self.store.abandon(fill)
+
+    def ran_alone(self, args: Arguments, kwargs: Keywords) -> None:
+        """A run that nobody could join has returned to its caller."""
+        try:
+            key = self.keys.of(args, kwargs)
+        except (DoesNotBind, ConfigurationError):
+            return
+        with self.store.lock:
+            self.store.overtake(key)
+
+    def observe(self, what: Literal["hit", "miss"]) -> None:
+        """Tell the statistics callback; what it raises can not fail the call."""
+        if self.options.statistics is None:
+            return
+        try:
+            self.options.statistics(what)
+        except Exception as error:
+            self.report("statistics callback", error)
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Log a fault of something the user supplied, once for each kind."""
+        if what not in self._reported:
+            self._reported.add(what)
+            logger.error("%s of %s raised; this is logged once: %r", what, self.keys.name, error, exc_info=error)
+
+    def _observe_hit(self) -> None:
+        self.observe("hit")
+
+    def _join_or_lead(self, key: Hashable, now: float, *, is_fresh: bool) -> Join[F] | Lead[F] | Await[F] | RunAlone:
+        store = self.store
+        fill = store.current(key)
+        if fill is not None and self.is_gone(fill.run):
+            fill.run.abandon()
+            fill = None
+        if fill is not None and (is_fresh or fill.is_overtaken or now - fill.started_s <= self.options.staleness_s):
+            if not may_wait(fill.run.node):
+                return RUN_ALONE
+            if fill.is_overtaken:
+                return Await(fill.run)
+            store.stats.joins += is_fresh
+            return Join(fill.run)
+        store.stats.misses += is_fresh
+        fill = store.begin(key, now=now, run=self.new_flight(), is_storable=is_fresh)
+        may_wait(fill.run.node)
+        return Lead(fill)

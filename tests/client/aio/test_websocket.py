@@ -1,0 +1,179 @@
+"""The link over a real socket on loopback: refused handshakes, close codes, and peers that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from pgcachewatch.aio.connection import LinkLost, LinkRefused
+from pgcachewatch.aio.websocket import FRAMES_WAITING, endpoint, websocket_links
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch.protocol.messages import SUBPROTOCOL
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Inbox:
+    """A Receiver that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self.end: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
+
+    def receive(self, frame: str | bytes) -> None:
+        self.frames.put_nowait(frame)
+
+    def lost(self, how: LinkLost) -> None:
+        assert not self.end.done(), "a link is lost once"
+        self.end.set_result(how)
+
+
+@contextlib.asynccontextmanager
+async def relay(handler: Handler, **options: object) -> AsyncIterator[str]:
+    """A server on a free port; yields its url."""
+    options.setdefault("subprotocols", [Subprotocol(SUBPROTOCOL)])
+    server: Server
+    async with serve(handler, "127.0.0.1", 0, **options) as server:  # type: ignore[arg-type]  # options by keyword
+        host, port = next(iter(server.sockets)).getsockname()
+        yield f"ws://{host}:{port}"
+
+
+async def echo(connection: ServerConnection) -> None:
+    async for frame in connection:
+        await connection.send(frame)
+
+
+async def test_frames_go_both_ways_in_order() -> None:
+    async with relay(echo) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        for number in range(100):
+            link.send(str(number))
+        assert [await inbox.frames.get() for _ in range(100)] == [str(number) for number in range(100)]
+        await link.close(1000, "done")
+
+
+async def test_close_code_and_reason_arrive() -> None:
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.close(4303, "forbidden")
+
+    async with relay(refuse) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert await inbox.end == LinkLost(4303, "forbidden")
+        link.abort()
+
+
+async def test_a_cut_connection_has_no_code() -> None:
+    async def cut(connection: ServerConnection) -> None:
+        connection.transport.abort()
+
+    async with relay(cut) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert (await inbox.end).code is None
+        link.abort()
+
+
+async def test_an_aborted_link_delivers_nothing_more() -> None:
+    async with relay(echo) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        link.send("hello")
+        link.abort()
+        await asyncio.sleep(0.05)
+        assert inbox.frames.empty()
+        assert not inbox.end.done()
+
+
+async def test_closing_does_not_wait_for_a_peer_that_is_stuck() -> None:
+    stuck = asyncio.Event()
+
+    async def hang(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await stuck.wait()
+
+    async with relay(hang, close_timeout=0.1) as url:
+        link = await websocket_links()(url, Inbox())
+        async with asyncio.timeout(5):
+            await link.close(1000, "done")
+        stuck.set()
+
+
+async def test_a_relay_that_does_not_read_loses_the_link() -> None:
+    stuck = asyncio.Event()
+
+    async def hang(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await stuck.wait()
+
+    async with relay(hang, close_timeout=0.1) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        for _ in range(FRAMES_WAITING + 1):
+            link.send("x")
+        assert "does not read" in (await inbox.end).reason
+        stuck.set()
+
+
+async def test_a_refused_upgrade_tells_status_and_retry_after() -> None:
+    def busy(connection: ServerConnection, request: Request) -> Response:
+        return Response(503, "Service Unavailable", Headers({"Retry-After": "7"}), b"")
+
+    async with relay(echo, process_request=busy) as url:
+        with pytest.raises(LinkRefused) as caught:
+            await websocket_links()(url, Inbox())
+        assert (caught.value.status, caught.value.retry_after_s) == (503, 7.0)
+
+
+async def test_a_retry_after_that_is_a_date_is_not_used() -> None:
+    def busy(connection: ServerConnection, request: Request) -> Response:
+        response = connection.respond(http.HTTPStatus.TOO_MANY_REQUESTS, "")
+        response.headers["Retry-After"] = "Wed, 21 Oct 2037 07:28:00 GMT"
+        return response
+
+    async with relay(echo, process_request=busy) as url:
+        with pytest.raises(LinkRefused) as caught:
+            await websocket_links()(url, Inbox())
+        assert (caught.value.status, caught.value.retry_after_s) == (429, 0.0)
+
+
+async def test_a_server_that_is_no_relay_is_refused() -> None:
+    async with relay(echo, subprotocols=None) as url:
+        with pytest.raises((LinkRefused, ConnectionError)):
+            await websocket_links()(url, Inbox())
+
+
+async def test_a_port_nobody_listens_on_is_an_os_error(unused_tcp_port: int) -> None:
+    with pytest.raises(OSError, match=r".+"):
+        await websocket_links()(f"ws://127.0.0.1:{unused_tcp_port}", Inbox())
+
+
+async def test_the_path_of_the_protocol_is_asked_for() -> None:
+    paths: list[str] = []
+
+    def note(connection: ServerConnection, request: Request) -> None:
+        paths.append(request.path)
+
+    async with relay(echo, process_request=note) as url:
+        for base in (url, f"{url}/", f"{url}/prefix", f"{url}/v1/ws"):
+            link = await websocket_links()(base, Inbox())
+            await link.close(1000, "")
+    assert paths == ["/v1/ws", "/v1/ws", "/prefix/v1/ws", "/v1/ws"]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8420", "http://a", "ws://", "ws://a/?token=secret", "wss://a#b", "postgresql://a"]
+)
+def test_urls_that_can_not_work_are_refused_without_showing_secrets(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="relay url") as caught:
+        endpoint(url)
+    assert "secret" not in str(caught.value)
