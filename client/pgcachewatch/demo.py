@@ -35,6 +35,14 @@ RETRY_S = 0.2
 STALENESS_S = 2.0
 SAMPLES = 1_000
 TABLE = "pgcachewatch_demo"
+# InternalClientError: what asyncpg says when a connection breaks in the middle of a statement.
+DATABASE_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 @dataclass
@@ -58,10 +66,10 @@ class Oracle:
 class Shown:
     """What the demo prints."""
 
+    started_s: float  # monotonic; lines say how long ago it was
     reads: int = 0
     runs: int = 0  # of the function: misses and bypasses
     delays_ms: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=SAMPLES))
-    started_s: float = field(default_factory=time.monotonic)
 
     def line(self, text: str) -> None:
         """One line, with the time since the start in front."""
@@ -89,11 +97,11 @@ class Database:
 class Demo:
     """Writer, reader and watcher around one client."""
 
-    def __init__(self, dsn: str, relay_url: str) -> None:
+    def __init__(self, dsn: str, relay_url: str, *, started_s: float) -> None:
         self._relay_url = relay_url
         self._write, self._read = Database(dsn), Database(dsn)
         self._commit_sent_s: collections.deque[float] = collections.deque(maxlen=SAMPLES)
-        self._oracle, self._shown = Oracle(), Shown()
+        self._oracle, self._shown = Oracle(), Shown(started_s)
 
     async def run(self) -> None:
         """Until cancelled, or until a stale hit is seen (AssertionError)."""
@@ -115,7 +123,7 @@ class Demo:
         while True:
             try:
                 return await step()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except DATABASE_ERRORS as error:
                 self._shown.line(f"database: {type(error).__name__}: {error}; trying again")
                 await asyncio.sleep(RETRY_S)
 
@@ -206,11 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="database to create the demo table in (default: PGCACHEWATCH_DSN)",
     )
     parser.add_argument("--relay", required=True, help="relay, as ws://127.0.0.1:8420")
+    parser.add_argument("--started", type=float, help="monotonic instant the lines count from (default: now)")
     options = parser.parse_args(arguments)
     if not options.dsn:
         parser.error("no database: set PGCACHEWATCH_DSN, or give --dsn")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(Demo(options.dsn, options.relay).run())
+        asyncio.run(Demo(options.dsn, options.relay, started_s=options.started or time.monotonic()).run())
     return 0
 
 
