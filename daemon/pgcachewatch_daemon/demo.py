@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, require_binaries
@@ -72,9 +71,9 @@ def _die_with_parent() -> None:
 class Supervisor:
     """Keeps PostgreSQL, relay and reader running until `stop` is called; `run` returns the exit code."""
 
-    def __init__(self, postgres: EmbeddedPostgres, say: Callable[[str], None]) -> None:
+    def __init__(self, postgres: EmbeddedPostgres) -> None:
         self._postgres = postgres
-        self._say = say
+        self._started_s = time.monotonic()
         self._stopping = threading.Event()
         self._children: list[Child] = []
 
@@ -89,7 +88,7 @@ class Supervisor:
             self._say(
                 f"PostgreSQL {self._postgres.binaries.version} on port {self._postgres.port}, pid {self._postgres.pid}"
             )
-            self._children = [_relay(self._postgres.dsn, port), _reader(self._postgres.dsn, port)]
+            self._children = [_relay(self._postgres.dsn, port), _reader(self._postgres.dsn, port, self._started_s)]
             for child in self._children:
                 self._start(child)
             return self._supervise()
@@ -98,6 +97,11 @@ class Supervisor:
             for child in reversed(self._children):
                 child.stop(deadline_s)
             self._postgres.stop()
+            self._say("stopped; nothing is left behind")
+
+    def _say(self, text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - self._started_s:7.1f} s  {text}\n")
+        sys.stdout.flush()
 
     def _start(self, child: Child) -> None:
         child.start()
@@ -136,10 +140,10 @@ def _relay(dsn: str, port: int) -> Child:
     )
 
 
-def _reader(dsn: str, port: int) -> Child:
+def _reader(dsn: str, port: int, started_s: float) -> Child:
     return Child(
         "reader",
-        [sys.executable, "-m", "pgcachewatch.demo", "--relay", f"ws://127.0.0.1:{port}"],
+        [sys.executable, "-m", "pgcachewatch.demo", "--relay", f"ws://127.0.0.1:{port}", "--started", str(started_s)],
         {"PGCACHEWATCH_DSN": dsn},
     )
 
@@ -162,15 +166,7 @@ def demo(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="pgcachewatch demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--postgres", type=int, metavar="MAJOR", help="major version to prefer, as 16 or 18")
     options = parser.parse_args(arguments)
-    started_s = time.monotonic()
-
-    def say(text: str) -> None:
-        sys.stdout.write(f"{time.monotonic() - started_s:7.1f} s  {text}\n")
-        sys.stdout.flush()
-
-    supervisor = Supervisor(EmbeddedPostgres(require_binaries(options.postgres)), say)
+    supervisor = Supervisor(EmbeddedPostgres(require_binaries(options.postgres)))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
-    code = supervisor.run()
-    say("stopped; nothing is left behind")
-    return code
+    return supervisor.run()

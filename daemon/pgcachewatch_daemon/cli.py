@@ -1,0 +1,174 @@
+"""`pgcachewatch serve`: settings in, a relay out, and an exit code that says how it ended.
+
+0 after SIGTERM or Ctrl-C and a drain; 1 when the port can not be had; 2 for a setting that can not work, with one
+sentence that says which, from where, and what is allowed. A second signal ends the process at once, with 128 plus the
+signal's number. Log lines go to standard error: one per change of state, `key=value`, never with a password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_config.reference import render_help
+from pgcachewatch_config.settings import CONFIG_VARIABLE, Settings, flag, load
+from pgcachewatch_daemon.core.admission import AdmissionLimits
+from pgcachewatch_daemon.core.history import HistoryLimits
+from pgcachewatch_daemon.core.loopback import LoopbackLimits
+from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.io.postgres import SourceOptions
+from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.relay import Relay, RelayOptions
+
+EXIT_UNAVAILABLE = 1
+EXIT_CONFIGURATION = 2
+EXIT_SIGNAL_BASE = 128
+
+logger = logging.getLogger(__name__)
+
+
+def serve(arguments: list[str]) -> int:
+    """Run the relay until a signal; returns the exit code."""
+    try:
+        settings = _settings(arguments)
+    except ConfigurationError as error:
+        sys.stderr.write(f"pgcachewatch serve: {error}\n")
+        return EXIT_CONFIGURATION
+    _log_to_stderr(settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(relay_options(settings)))
+
+
+def relay_options(settings: Settings) -> RelayOptions:
+    """Settings as the plain values that are handed down."""
+    dsn = settings.listen_dsn or settings.dsn
+    return RelayOptions(
+        host=settings.host,
+        port=settings.port,
+        channel=settings.channel,
+        node=settings.node,
+        hello_timeout_s=settings.hello_timeout_s,
+        subscriptions_limit=settings.subscriptions_limit,
+        drain_grace_s=settings.drain_grace_s,
+        drain_jitter_s=settings.drain_jitter_s,
+        source=SourceOptions(
+            dsn=dsn.get_secret_value() if dsn else None,
+            heartbeat_s=settings.heartbeat_s,
+            idle_heartbeat_s=settings.idle_heartbeat_s,
+            overdue_s=settings.loopback_overdue_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            reconnect_min_s=settings.reconnect_min_s,
+            reconnect_max_s=settings.reconnect_max_s,
+            queue_usage_interval_s=settings.queue_usage_interval_s,
+            tcp_user_timeout_s=settings.tcp_user_timeout_s,
+            channels_limit=settings.channels_limit,
+        ),
+        sockets=SocketLimits(
+            write_buffer_bytes=settings.write_buffer_bytes,
+            send_buffer_bytes=settings.send_buffer_bytes,
+            handshakes_limit=settings.handshakes_limit,
+            handshake_s=settings.handshake_timeout_s,
+            write_stall_s=settings.write_stall_s,
+            ping_after_s=settings.ping_interval_s,
+            pong_s=settings.pong_timeout_s,
+        ),
+        history=HistoryLimits(
+            events=settings.history_events, bytes=settings.history_bytes, age_s=settings.history_age_s
+        ),
+        outbox=OutboxLimits(bytes=settings.outbox_bytes),
+        barriers=LoopbackLimits(
+            barriers=settings.barriers_limit, barriers_per_subscriber=settings.barriers_per_connection_limit
+        ),
+        admission=AdmissionLimits(
+            connections=settings.connections_limit,
+            connections_per_address=settings.connections_per_address_limit,
+        ),
+    )
+
+
+def _settings(arguments: list[str]) -> Settings:
+    parser = argparse.ArgumentParser(
+        prog="pgcachewatch serve",
+        description="Run the relay: one LISTEN connection to PostgreSQL, many clients.",
+        epilog="Every option may also stand in the configuration file or the environment; the command line wins.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", default=os.environ.get(CONFIG_VARIABLE), help=f"TOML file. Also {CONFIG_VARIABLE}."
+    )
+    for name in Settings.model_fields:
+        parser.add_argument(
+            flag(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS, help=render_help(name).replace("%", "%%")
+        )
+    given = vars(parser.parse_args(arguments))
+    config_file = given.pop("config")
+    return load(given, config_file=config_file).settings
+
+
+def _log_to_stderr(level: str) -> None:
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it can be had; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(options: RelayOptions) -> int:
+    relay = Relay(options)
+    _handle_signals(relay)
+    try:
+        await relay.start()
+    except OSError as error:
+        await relay.close()
+        sys.stderr.write(f"pgcachewatch serve: {_explain(error, options)}\n")
+        return EXIT_UNAVAILABLE
+    try:
+        await relay.run()
+    finally:
+        await relay.close()
+    return 0
+
+
+def _explain(error: OSError, options: RelayOptions) -> str:
+    place = f"{options.host}:{options.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{place} is in use; end the program that listens there, or choose another --port"
+    return f"can not listen on {place} ({error}); check --host and --port"
+
+
+def _handle_signals(relay: Relay) -> None:
+    loop = asyncio.get_running_loop()
+    signals_seen = 0
+
+    def handle(number: signal.Signals) -> None:
+        nonlocal signals_seen
+        signals_seen += 1
+        if signals_seen > 1:
+            # Whoever asks twice does not want to wait for clients, nor for anything else.
+            os._exit(EXIT_SIGNAL_BASE + number)
+        logger.info("signal received signal=%s", number.name)
+        relay.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # a loop without signals: Ctrl-C still raises
+            loop.add_signal_handler(number, handle, number)

@@ -1,0 +1,128 @@
+"""What the relay answers over HTTP: which path is what, and the answers of health checks and refusals.
+
+Pure: a request line in, an Answer out; the socket is somebody else's. `/livez` says that the process serves, `/readyz`
+that events provably flow, with a JSON body that names the failing check and since when; `/up` is the original's path
+for the same question. Each answer closes its connection, none is cached.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import unquote
+
+from pgcachewatch.protocol.messages import PATH, PLAIN_PATH_PREFIX
+
+TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
+READ_METHODS = ("GET", "HEAD")
+
+
+class Page(Enum):
+    """The paths there are."""
+
+    LIVE = "/livez"
+    READY = "/readyz"
+    UP = "/up"
+    METRICS = "/metrics"
+    PROTOCOL = PATH
+    PLAIN = PLAIN_PATH_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes. `channel` is the plain path's, decoded; the empty text elsewhere."""
+
+    page: Page
+    channel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, save for the headers that every answer has."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of readiness. `since_s`: how long it has been as it is, in seconds."""
+
+    name: str
+    is_passing: bool
+    since_s: float
+    detail: str = ""
+
+
+def route(method: str, target: str) -> Route | Answer:
+    """Where a request goes, or why it goes nowhere: 404 for the path, 405 for the method.
+
+    >>> route("GET", "/pgpubsub/my%20channel")
+    Route(page=<Page.PLAIN: '/pgpubsub/'>, channel='my channel')
+    >>> route("POST", "/metrics").status
+    405
+    """
+    path = target.partition("?")[0]
+    found = _find(path)
+    if found is None:
+        return text(404, f"there is nothing at {path[:80]!r}; clients connect to {PATH}")
+    allowed = ("GET",) if found.page in (Page.PROTOCOL, Page.PLAIN) else READ_METHODS
+    if method not in allowed:
+        return text(405, f"{path[:80]} answers {' and '.join(allowed)}", Allow=", ".join(allowed))
+    return found
+
+
+def _find(path: str) -> Route | None:
+    if path.startswith(PLAIN_PATH_PREFIX):
+        # A channel that is not UTF-8 can not exist, and an empty one neither.
+        channel = unquote(path[len(PLAIN_PATH_PREFIX) :], errors="replace")
+        return Route(Page.PLAIN, channel) if channel and "�" not in channel else None
+    for page in (Page.LIVE, Page.READY, Page.UP, Page.METRICS, Page.PROTOCOL):
+        if path == page.value:
+            return Route(page)
+    return None
+
+
+def live() -> Answer:
+    """Answer of `/livez`: whoever can read this, has it."""
+    return text(200, "alive")
+
+
+def up(checks: Sequence[Check]) -> Answer:
+    """Answer of `/up`: 200 when every check passes."""
+    failing = [check.name for check in checks if not check.is_passing]
+    return text(503, f"not ready: {', '.join(failing)}", **{"Retry-After": "1"}) if failing else text(200, "up")
+
+
+def ready(checks: Sequence[Check]) -> Answer:
+    """Answer of `/readyz`: 200 when every check passes, else 503; the body lists them all.
+
+    >>> ready([Check("source", False, 2.5, "connection_lost")]).body
+    b'{"ready":false,"checks":{"source":{"ok":false,"since_s":2.5,"detail":"connection_lost"}}}\\n'
+    """
+    is_ready = all(check.is_passing for check in checks)
+    body = {
+        "ready": is_ready,
+        "checks": {
+            check.name: {"ok": check.is_passing, "since_s": round(check.since_s, 3), "detail": check.detail}
+            for check in checks
+        },
+    }
+    headers = {"Content-Type": JSON, "Cache-Control": "no-store"} | ({} if is_ready else {"Retry-After": "1"})
+    return Answer(200 if is_ready else 503, headers, json.dumps(body, separators=(",", ":")).encode() + b"\n")
+
+
+def refuse(status: int, reason: str, retry_after_s: float = 0.0) -> Answer:
+    """A refusal before the upgrade. `retry_after_s` 0: trying again is not worth it, or may be done at once."""
+    headers = {"Retry-After": str(max(1, round(retry_after_s)))} if retry_after_s else {}
+    return text(status, reason, **headers)
+
+
+def text(status: int, sentence: str, **headers: str) -> Answer:
+    """An answer of one line."""
+    fields = {"Content-Type": TEXT, "Cache-Control": "no-store", **headers}
+    return Answer(status, fields, sentence.encode() + b"\n")

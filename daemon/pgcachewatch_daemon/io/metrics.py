@@ -1,0 +1,175 @@
+"""What the relay shows to Prometheus: one table, and a collector that reads plain counts when somebody asks.
+
+Nothing here is touched while events flow: cores and shells count in integers of their own, and the relay hands them
+over as readings at scrape time. METRICS is the only place where a metric is declared; METRICS.md is generated from it
+(`python -m pgcachewatch_daemon.io.metrics`), and a test compares the two, and both with what a relay reads.
+
+Bound: each label takes its values from a short fixed list (modes, reasons, codes, status); none comes from a client.
+"""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+PREFIX = "pgcachewatch_"
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts by upper bound, in seconds. `observe` is two integer additions and a search of 13 numbers."""
+
+    bounds: Sequence[float] = LATENCY_BUCKETS_S
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
+        cumulated = 0
+        result = []
+        for name, count in zip(names, self.counts, strict=True):
+            cumulated += count
+            result.append((name, float(cumulated)))
+        return result
+
+
+# A plain number, numbers by label values, or a histogram.
+Reading = float | Mapping[tuple[str, ...], float] | Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric. `name` is without the prefix and, for a counter, without `_total`."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
+
+
+METRICS: tuple[Row, ...] = (
+    Row("source_up", "gauge", "1 while events provably flow from PostgreSQL, else 0"),
+    Row("source_connects", "counter", "Connections made to PostgreSQL for LISTEN"),
+    Row("source_connect_failures", "counter", "Attempts to connect that failed or could not be proven"),
+    Row("source_losses", "counter", "Losses of the source; each begins a new epoch", ("reason",)),
+    Row("source_channels", "gauge", "Channels the relay listens to"),
+    Row("notify_queue_usage_ratio", "gauge", "Fill of PostgreSQL's notification queue, 0 to 1; at 1 commits fail"),
+    Row("loopback_age_seconds", "gauge", "Age of the last proof that events flow; grows while there is none"),
+    Row("loopback_seconds", "histogram", "From sending a loopback to its return"),
+    Row("barrier_seconds", "histogram", "From a client's barrier to its answer"),
+    Row("epoch_changes", "counter", "New epochs: every client's cache is flushed", ("reason",)),
+    Row("events_received", "counter", "Notifications that were read as events"),
+    Row("gaps_received", "counter", "Notifications that could not be read and became gaps", ("reason",)),
+    Row("handler_failures", "counter", "Notifications whose handling failed inside the relay; each became a gap"),
+    Row("history_events", "gauge", "Events kept for clients that come back"),
+    Row("history_bytes", "gauge", "Their estimated size"),
+    Row("history_age_seconds", "gauge", "Age of the oldest of them"),
+    Row("clients", "gauge", "Clients connected", ("path",)),
+    Row("subscriptions", "gauge", "Subscriptions", ("mode",)),
+    Row("frames_sent", "counter", "WebSocket frames written"),
+    Row("bytes_sent", "counter", "Bytes written, HTTP answers included"),
+    Row("writes", "counter", "Write calls; frames per write shows how well they are joined"),
+    Row("conflations", "counter", "Times a slow client's pending events were collapsed", ("level",)),
+    Row("write_stalls", "counter", "Clients cut because they took no byte"),
+    Row("disconnects", "counter", "Ended client connections by close code", ("code",)),
+    Row("refusals", "counter", "Requests refused before the upgrade by HTTP status", ("status",)),
+    Row("evicted_handshakes", "counter", "Sockets dropped because too many were silent"),
+    Row("resumes", "counter", "Clients that came back", ("result",)),
+    Row("event_loop_lag_seconds", "histogram", "How late a timer of the relay's event loop runs"),
+    Row("build_info", "gauge", "Always 1; the labels say what runs", ("version", "python")),
+)
+
+
+class RelayCollector(Collector):
+    """Yields the table's metrics from the readings of this moment."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Reading]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        readings = self._read()
+        for row in METRICS:
+            yield _family(row, readings[row.name])
+
+    def describe(self) -> Iterator[Metric]:
+        """The names without the values: a registry asks before there is a relay to read from."""
+        for row in METRICS:
+            yield _family(row, Histogram() if row.kind == "histogram" else {})
+
+
+class Exposition:
+    """The text of `/metrics`: the relay's table, the process and the interpreter. A registry of its own per relay."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Reading]]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(RelayCollector(read))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _family(row: Row, reading: Reading) -> Metric:
+    name = PREFIX + row.name
+    if isinstance(reading, Histogram):
+        return HistogramMetricFamily(name, row.meaning, buckets=reading.buckets(), sum_value=reading.total)
+    family: CounterMetricFamily | GaugeMetricFamily = (
+        CounterMetricFamily(name, row.meaning, labels=row.labels)
+        if row.kind == "counter"
+        else GaugeMetricFamily(name, row.meaning, labels=row.labels)
+    )
+    values = reading if isinstance(reading, Mapping) else {(): reading}
+    for labels, value in values.items():
+        family.add_metric(list(labels), value)
+    return family
+
+
+def render_table() -> str:
+    """METRICS.md."""
+    lines = [
+        "# Metrics of the relay",
+        "",
+        "Generated from the table in `io/metrics.py`: `python -m pgcachewatch_daemon.io.metrics`. The process and the",
+        "interpreter are described by the usual `process_*` and `python_info`.",
+        "",
+        "| name | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for row in METRICS:
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        lines.append(f"| `{row.full_name}` | {row.kind} | {labels} | {row.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_table())

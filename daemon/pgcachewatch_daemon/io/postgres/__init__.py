@@ -1,0 +1,15 @@
+"""Step 1 of an event's path: the one LISTEN connection. See `source` for what it promises."""
+
+from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
+from pgcachewatch_daemon.io.postgres.dsn import describe_dsn
+from pgcachewatch_daemon.io.postgres.source import PostgresSource
+
+__all__ = [
+    "LossReason",
+    "PostgresSource",
+    "Probe",
+    "SourceListener",
+    "SourceOptions",
+    "SourceStats",
+    "describe_dsn",
+]

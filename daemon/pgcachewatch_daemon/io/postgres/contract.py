@@ -1,0 +1,57 @@
+"""What the source and those around it agree on: options, counts, and who is told what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+LossReason = Literal["connection_lost", "loopback_overdue", "handler_failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """`dsn` None: what libpq's environment says (PGHOST and so on)."""
+
+    dsn: str | None = None
+    heartbeat_s: float = 0.5
+    idle_heartbeat_s: float = 15.0
+    overdue_s: float = 3.0
+    connect_timeout_s: float = 10.0
+    reconnect_min_s: float = 0.1
+    reconnect_max_s: float = 3.0
+    queue_usage_interval_s: float = 10.0
+    tcp_user_timeout_s: float = 15.0
+    channels_limit: int = 1_000
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """Plain counts, read when somebody asks for metrics."""
+
+    connects: int = 0
+    connect_failures: int = 0
+    losses: Counter[str] = field(default_factory=Counter)
+    queue_usage: float = 0.0
+    channels: int = 0
+    handler_failures: int = 0
+
+
+class Probe(Protocol):
+    """The loopback's bookkeeping (core/loopback)."""
+
+    @property
+    def is_in_flight(self) -> bool: ...
+    def start(self, *, now_ms: float) -> str: ...
+    def overdue(self, now_ms: float, *, limit_ms: float) -> bool: ...
+    def reset(self) -> None: ...
+
+
+class SourceListener(Protocol):
+    """Who hears from the source. All calls are synchronous and in order."""
+
+    def notified(self, channel: str, payload: str) -> None: ...
+    def notification_failed(self, channel: str) -> None: ...
+    def looped_back(self, nonce: str) -> None: ...
+    def source_up(self) -> None: ...
+    def source_lost(self, reason: LossReason) -> None: ...

@@ -1,0 +1,107 @@
+"""DSNs taken apart for two ends: one attempt per host, and log lines without a password.
+
+asyncpg tries the hosts of a DSN one after another under one common timeout, so that a first host which does not even
+refuse would keep the relay from the others for ever. The relay therefore asks for one host at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+import asyncpg
+
+MASK = "***"
+
+
+class Unfit(Exception):
+    """The server answered and can not serve as a source; the text says what to do."""
+
+
+def split_hosts(dsn: str | None) -> list[str | None]:
+    """One DSN per host, in order. None stays None unless PGHOST names several.
+
+    >>> split_hosts("postgresql://u@a:1,b:2/d")
+    ['postgresql://u@a:1/d', 'postgresql://u@b:2/d']
+    >>> split_hosts("postgresql:///d?host=a,b&port=1")
+    ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']
+    """
+    if dsn is None:
+        return _split_environment()
+    parts = urlsplit(dsn)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," in hosts:
+        return [_join(parts._replace(netloc=f"{user}{at}{host}")) for host in hosts.split(",")]
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    names = query.get("host", "").split(",")
+    if hosts or len(names) == 1:
+        return [dsn]
+    return [_with_host(dsn, name, _nth(query.get("port", ""), index)) for index, name in enumerate(names)]
+
+
+def _split_environment() -> list[str | None]:
+    names = os.environ.get("PGHOST", "").split(",")
+    if len(names) == 1:
+        return [None]
+    ports = os.environ.get("PGPORT", "")
+    return [_with_host("postgresql://", name, _nth(ports, index)) for index, name in enumerate(names)]
+
+
+def _nth(ports: str, index: int) -> str:
+    """libpq's rule: one port for all hosts, or one each."""
+    given = ports.split(",")
+    return given[index] if len(given) > 1 and index < len(given) else given[0]
+
+
+def _with_host(dsn: str, host: str, port: str) -> str:
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True)) | {"host": host}
+    if port:
+        query["port"] = port
+    return _join(parts._replace(query=urlencode(query, safe="/")))
+
+
+def _join(parts: SplitResult) -> str:
+    # Not urlunsplit: without a host it leaves out the two slashes, which libpq demands.
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if parts.query else ''}{parts.query}"
+
+
+def describe_dsn(dsn: str | None) -> str:
+    """A DSN for people: who and where, never the password.
+
+    >>> describe_dsn("postgresql://u:secret@a:1/d?password=secret&sslmode=require")
+    'postgresql://u:***@a:1/d?password=***&sslmode=require'
+    """
+    if dsn is None:
+        return "as the PG* environment says"
+    parts = urlsplit(dsn)
+    user, at, hosts = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    query = [(key, MASK if "password" in key else value) for key, value in parse_qsl(parts.query)]
+    netloc = f"{name}{colon}{MASK if colon else ''}{at}{hosts}"
+    return _join(parts._replace(netloc=netloc, query=urlencode(query, safe="*/,:")))
+
+
+def advise(error: BaseException) -> str:
+    """What a failed attempt means and what to do about it, in one sentence. Never repeats a password."""
+    match error:
+        case Unfit():
+            return str(error)
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return f"the server refused the login ({error}); check user and password of the DSN, and pg_hba.conf"
+        case asyncpg.InvalidCatalogNameError():
+            return f"{error}; check the database name of the DSN"
+        case asyncpg.TargetServerAttributeNotMatched():
+            return "the server is a standby or in recovery, where LISTEN is refused; waiting for a primary"
+        case asyncpg.CannotConnectNowError() | asyncpg.TooManyConnectionsError():
+            return f"the server takes no connection now ({error})"
+        case asyncpg.ClientConfigurationError():
+            return f"the DSN can not work ({error})"
+        case TimeoutError():
+            return "the server did not answer in time; check host, port and firewall"
+        case OSError():
+            return f"the server can not be reached ({error}); check host and port of the DSN"
+        case _ if "unsupported startup parameter" in str(error):
+            return f"a connection pooler answered ({error}); give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
+        case _:
+            return f"{type(error).__name__}: {error}"

@@ -1,0 +1,442 @@
+"""Step 1 of an event's path: the one LISTEN connection, and the proof that events flow through it.
+
+PostgreSQL gives each listener every notification, in commit order, while its session lives; so the relay holds one
+session and does nothing else on it. The reader is one synchronous callback, called in order; it never waits for the
+fan-out (a relay that stops reading holds back VACUUM and fills the server's queue, manual 'NOTIFY').
+
+Invariants. `source_up` means: each wanted channel was LISTENed on this very session, and a notification we sent to
+ourselves came back through it. `source_lost` is told the moment that stops being provable: connection lost, or a
+loopback overdue. An exception of the handler is never swallowed: it becomes `notification_failed`.
+
+Bounds. Channels: `channels_limit`, never given up while the connection lives, so that what a resume replays is whole.
+Waits: connecting `connect_timeout_s`, any answer `overdue_s`; attempts: one per `reconnect_max_s` in the long run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from pgcachewatch.errors import ConfigurationError, LimitExceeded
+from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
+from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
+
+LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
+WATCHES_PER_WAIT = 8
+CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
+REPEAT_LOG_S = 60.0
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 3
+IDLE_SESSION_TIMEOUT_SINCE = 14
+
+logger = logging.getLogger(__name__)
+
+
+class _Lost(Exception):
+    """The session ended; the reason was told already."""
+
+
+class PostgresSource:
+    """Connects for ever, in a task of its own between `start` and `close`. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self, options: SourceOptions, probe: Probe, listener: SourceListener, *, clock: Callable[[], float]
+    ) -> None:
+        self._options = options
+        self._probe = probe
+        self._listener = listener
+        self._clock = clock
+        self._hosts = split_hosts(options.dsn)
+        self._loopback_channel = f"pgcachewatch_loopback_{secrets.token_hex(8)}"
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._own_pid = 0
+        self._loss: LossReason | None = None
+        self._stopping = False
+        self._wanted: dict[str, None] = {}  # in the order they were asked for
+        self._proven: set[str] = set()
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._wake = asyncio.Event()
+        self._interval_s = options.idle_heartbeat_s
+        self._proven_interval_s = options.idle_heartbeat_s  # the one in force when the last loopback was sent
+        self._loopback_sent_s = 0.0
+        self._loopback_due_s = 0.0
+        self._usage_due_s = 0.0
+        self._command_since_s = 0.0
+        self._was_proven = False
+        self._is_starting = False
+        self._is_suspect = False
+        self._heard = 0  # notifications of this session, to see that something comes
+        self._heard_before = 0
+        self._watcher: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._said = ""
+        self._said_at_s = 0.0
+        self.stats = SourceStats()
+        self.is_up = False
+        self.since_s = clock()
+
+    # --- what the relay calls
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="postgres source")
+
+    async def close(self) -> None:
+        """End the connection and the task; waits for neither server nor network."""
+        self._stopping = True
+        if self._task is None:
+            return
+        if self._connection is not None:
+            self._lose("stopped")  # a command in flight fails at once; cancelling it would call the server first
+            await asyncio.wait([self._task], timeout=1.0)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
+            waiter.cancel()
+        self._waiters.clear()
+
+    def ensure_channel(self, channel: str) -> asyncio.Future[None]:
+        """Done once LISTEN on this channel is proven. Waits through reconnects.
+
+        Fails with ConfigurationError for a name PostgreSQL can not listen to, LimitExceeded above `channels_limit`.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.is_listening(channel):
+            future.set_result(None)
+            return future
+        limit = self._options.channels_limit
+        size = len(channel.encode("utf-8", "surrogatepass"))
+        if not 1 <= size <= CHANNEL_BYTES or "\0" in channel:
+            future.set_exception(
+                ConfigurationError(f"a channel name has 1 to {CHANNEL_BYTES} bytes and no NUL, not {channel[:80]!r}")
+            )
+        elif channel not in self._wanted and len(self._wanted) >= limit:
+            future.set_exception(
+                LimitExceeded(
+                    f"channel {channel!r} would be one more than the limit of {limit} channels: "
+                    "use fewer channels, or raise channels_limit",
+                    rule="W-LIMIT-6",
+                    limit="channels",
+                    allowed=limit,
+                    value=limit + 1,
+                )
+            )
+        else:
+            self._wanted[channel] = None
+            self._waiters.setdefault(channel, []).append(future)
+            self._wake.set()
+        return future
+
+    def is_listening(self, channel: str) -> bool:
+        """True when notifications of this channel are being read right now."""
+        return self.is_up and channel in self._proven
+
+    def retain(self, channels: Iterable[str]) -> None:
+        """Forget the channels nobody needs. Only while the source is down: a channel's past must stay whole."""
+        if not self.is_up:
+            needed = set(channels) | self._waiters.keys()
+            self._wanted = {name: None for name in self._wanted if name in needed}
+
+    def set_busy(self, is_busy: bool) -> None:
+        """With readers connected the heartbeat is `heartbeat_s`, without `idle_heartbeat_s`."""
+        self._interval_s = self._options.heartbeat_s if is_busy else self._options.idle_heartbeat_s
+        self.hasten(spacing_s=self._interval_s)
+
+    def hasten(self, *, spacing_s: float = 0.0) -> None:
+        """Send the next loopback now, or as soon as the last one lies `spacing_s` back."""
+        due_s = max(self._clock(), self._loopback_sent_s + spacing_s)
+        if due_s < self._loopback_due_s:
+            self._loopback_due_s = due_s
+            self._wake.set()
+
+    @property
+    def proof_limit_s(self) -> float:
+        """A source whose last loopback is older than this does not flow, provably."""
+        return self._proven_interval_s + self._options.overdue_s
+
+    # --- the task
+
+    async def _run(self) -> None:
+        pause_s = 0.0
+        attempt = 0
+        while not self._stopping:
+            dsn = self._hosts[attempt % len(self._hosts)]
+            attempt += 1
+            started_s = self._clock()
+            was_up = await self._session(dsn)
+            if was_up and self._clock() - started_s > self._options.reconnect_max_s:
+                pause_s, attempt = 0.0, attempt - 1  # a session that lasted: its host is the best guess, at once
+            elif attempt % len(self._hosts) == 0 and not self._stopping:
+                # Half of it at random: relays that lost the same server do not come back at the same instant.
+                pause_s = min(self._options.reconnect_max_s, max(self._options.reconnect_min_s, pause_s * 2))
+                if self._is_starting:
+                    pause_s = self._options.reconnect_min_s  # it answers already: it will be there in a moment
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+
+    async def _session(self, dsn: str | None) -> bool:
+        """One connection from its start to its end. True when events flowed."""
+        self._was_proven = self._is_starting = False
+        try:
+            connection = await self._connect(dsn)
+            await self._establish(connection, dsn)
+            await self._serve(connection)
+        except _Lost:
+            pass
+        except Exception as error:
+            # Broad on purpose: asyncpg raises InternalClientError and others when a server dies mid-message, and the
+            # one thing this task must never do is end.
+            self._failed(error, dsn)
+        finally:
+            self._lose("connection_lost")
+        return self._was_proven
+
+    def _failed(self, error: Exception, dsn: str | None) -> None:
+        if self._stopping:
+            return
+        if self._was_proven:
+            if self._loss is None:  # else the loss was told, and this is only its echo in the command under way
+                logger.warning("source failed error=%r", error)
+            return
+        self.stats.connect_failures += 1
+        self._is_starting = isinstance(error, asyncpg.CannotConnectNowError)
+        if self._loss == "loopback_overdue":
+            error = self._unproven()
+        self._say(f"{advise(error)} server={describe_dsn(dsn)}")
+
+    def _unproven(self) -> Unfit:
+        return Unfit(
+            f"loopback did not return within {self._options.overdue_s:g} s: a transaction pooler such as PgBouncer "
+            "between? give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
+        )
+
+    def _say(self, text: str) -> None:
+        """One line when the trouble changes, and again from time to time while it lasts."""
+        now_s = self._clock()
+        if text != self._said or now_s - self._said_at_s >= REPEAT_LOG_S:
+            self._said, self._said_at_s = text, now_s
+            logger.warning("source unavailable, trying again: %s", text)
+
+    async def _connect(self, dsn: str | None) -> asyncpg.Connection[Any]:
+        milliseconds = str(int(self._options.tcp_user_timeout_s * 1_000))
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=self._options.connect_timeout_s,
+            statement_cache_size=0,
+            target_session_attrs=SessionAttribute.primary,  # LISTEN is refused in recovery
+            server_settings={
+                "application_name": "pgcachewatch relay",
+                "synchronous_commit": "off",  # a heartbeat waits for no flush and no standby
+                # The server gives up a loopback stuck behind somebody's commit: else each reconnect would leave a
+                # session behind that waits for that lock.
+                "lock_timeout": str(int(self._options.overdue_s * 1_000)),
+                "statement_timeout": "0",
+                "idle_in_transaction_session_timeout": "0",
+                # The server ends this session by itself when the relay's host is gone or stopped.
+                "tcp_user_timeout": milliseconds,
+                "tcp_keepalives_idle": str(KEEPALIVE_IDLE_S),
+                "tcp_keepalives_interval": str(KEEPALIVE_INTERVAL_S),
+                "tcp_keepalives_count": str(KEEPALIVE_COUNT),
+            },
+        )
+        self._connection = connection
+        self._loss = None
+        self._own_pid = 0
+        self._was_proven = self._is_suspect = False
+        self.stats.connects += 1
+        connection.add_termination_listener(self._terminated)
+        self._command_since_s = self._clock()
+        self._watch()
+        return connection
+
+    async def _establish(self, connection: asyncpg.Connection[Any], dsn: str | None) -> None:
+        """LISTEN on each wanted channel, then wait for the first loopback."""
+        own_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+        if own_pid != connection.get_server_pid():
+            # A pooler invents this number. Its transaction mode would even bring the loopback back, inside the command
+            # that sent it, and lose what others notify in between; so the loopback alone does not prove enough.
+            raise Unfit(
+                "the session is not with the backend that was announced: a connection pooler such as PgBouncer stands "
+                "between, and would lose notifications; give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
+            )
+        if connection.get_server_version().major >= IDLE_SESSION_TIMEOUT_SINCE:
+            await connection.execute("SET idle_session_timeout = 0")
+        await connection.add_listener(self._loopback_channel, self._notified)
+        for channel in tuple(self._wanted):
+            self._command_since_s = self._clock()
+            await self._listen(connection, channel)
+        self._own_pid = own_pid
+        await self._loop_back(connection)
+        while not self.is_up:
+            await self._sleep(self._options.overdue_s)
+        version = ".".join(map(str, connection.get_server_version()[:2]))
+        logger.info("source up server=%s version=%s channels=%d", describe_dsn(dsn), version, len(self._proven))
+        self._said = ""
+
+    async def _serve(self, connection: asyncpg.Connection[Any]) -> None:
+        """Commands one after another: a session takes one at a time."""
+        while True:
+            self._check()
+            now_s = self._clock()
+            if now_s >= self._loopback_due_s and not self._probe.is_in_flight:
+                await self._loop_back(connection)
+            missing = [channel for channel in self._wanted if channel not in self._proven][:LISTEN_BATCH]
+            for channel in missing:
+                await self._listen(connection, channel)
+            if now_s >= self._usage_due_s:
+                await self._measure_queue(connection)
+            if not missing:
+                due_s = min(self._usage_due_s, self._interval_due_s)
+                await self._sleep(max(0.0, due_s - self._clock()))
+
+    @property
+    def _interval_due_s(self) -> float:
+        # While one is in flight the next is not due: it is sent when the first came back, or never.
+        return self._usage_due_s if self._probe.is_in_flight else self._loopback_due_s
+
+    async def _listen(self, connection: asyncpg.Connection[Any], channel: str) -> None:
+        self._command_since_s = self._clock()
+        try:
+            await connection.add_listener(channel, self._notified)
+        except asyncpg.PostgresError as error:
+            if connection.is_closed():
+                raise
+            # A name the server's encoding can not hold, say. It concerns those who asked for it, nobody else.
+            self._wanted.pop(channel, None)
+            self._answer(channel, ConfigurationError(f"PostgreSQL can not LISTEN on {channel!r}: {error}"))
+            return
+        finally:
+            self._command_since_s = 0.0
+        self._proven.add(channel)
+        self.stats.channels = len(self._proven)
+        if self.is_up:
+            self._answer(channel, None)
+
+    def _answer(self, channel: str, error: Exception | None) -> None:
+        for waiter in self._waiters.pop(channel, ()):
+            if waiter.done():
+                continue  # whoever asked has gone
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+    async def _loop_back(self, connection: asyncpg.Connection[Any]) -> None:
+        now_s = self._clock()
+        self._loopback_sent_s = now_s
+        self._proven_interval_s = self._interval_s
+        self._loopback_due_s = now_s + self._interval_s
+        # Names and nonce are hexadecimal digits of our own making.
+        nonce = self._probe.start(now_ms=now_s * 1_000)
+        self._command_since_s = now_s
+        await connection.execute(f"SELECT pg_catalog.pg_notify('{self._loopback_channel}', '{nonce}')")
+        self._command_since_s = 0.0
+
+    async def _measure_queue(self, connection: asyncpg.Connection[Any]) -> None:
+        # Not only a measure: the call also frees a queue that ran full, which nothing else does.
+        self._usage_due_s = self._clock() + self._options.queue_usage_interval_s
+        self._command_since_s = self._clock()
+        self.stats.queue_usage = float(await connection.fetchval("SELECT pg_catalog.pg_notification_queue_usage()"))
+        self._command_since_s = 0.0
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until woken, or for `seconds`. Raises when the connection was lost."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        self._check()
+
+    def _check(self) -> None:
+        if self._loss is not None:
+            raise _Lost if self._was_proven else ConnectionError(f"the connection was given up: {self._loss}")
+
+    # --- what asyncpg and the timer call
+
+    def _notified(self, connection: object, pid: int, channel: str, payload: object) -> None:  # hot path
+        if connection is not self._connection:
+            return  # the last words of a session that was given up: its epoch is over
+        self._heard += 1
+        if channel == self._loopback_channel:
+            if pid == self._own_pid and isinstance(payload, str):
+                self._came_back(payload)
+        elif self.is_up:
+            # Before the first loopback nobody has joined this epoch, and those of the last one get a reset.
+            try:
+                self._listener.notified(channel, cast(str, payload))
+            except Exception:
+                self._handler_failed(channel)
+
+    def _came_back(self, nonce: str) -> None:
+        if not self.is_up:
+            # Here and not in the task: a notification may follow in this very iteration of the loop.
+            self.is_up = True
+            self.since_s = self._clock()
+            self._was_proven = True
+            self._listener.source_up()
+            for channel in self._waiters.keys() & self._proven:
+                self._answer(channel, None)
+        self._listener.looped_back(nonce)
+        self._wake.set()
+
+    def _handler_failed(self, channel: str) -> None:
+        self.stats.handler_failures += 1
+        logger.exception("notification failed channel=%r; it became a gap", channel)
+        try:
+            self._listener.notification_failed(channel)
+        except Exception:
+            logger.exception("the gap failed as well channel=%r; starting a new epoch", channel)
+            self._lose("handler_failed")
+
+    def _terminated(self, connection: object) -> None:
+        if connection is self._connection:
+            self._lose("connection_lost")
+
+    def _watch(self) -> None:
+        """A timer beside the task: the task may be waiting for an answer that never comes."""
+        if self._connection is None:
+            return
+        now_s = self._clock()
+        limit_s = self._options.overdue_s
+        is_stuck = 0.0 < self._command_since_s <= now_s - limit_s
+        is_overdue = is_stuck or self._probe.overdue(now_s * 1_000, limit_ms=limit_s * 1_000)
+        # Twice, and with nothing read in between: after a moment in which this process did not run, or behind a large
+        # burst, the answer is here and waits for its turn. Giving up then would flush every cache for nothing.
+        if is_overdue and self._heard == self._heard_before and self._is_suspect:
+            self._lose("loopback_overdue")
+            return
+        self._is_suspect = is_overdue
+        self._heard_before = self._heard
+        self._watcher = asyncio.get_running_loop().call_later(limit_s / WATCHES_PER_WAIT, self._watch)
+
+    def _lose(self, reason: LossReason) -> None:
+        """Give the connection up: tell it, cut it, wake the task. Waits for nothing."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._loss = reason
+        was_up, self.is_up = self.is_up, False
+        self._proven.clear()
+        self.stats.channels = 0
+        self._command_since_s = 0.0
+        self._usage_due_s = 0.0
+        self._probe.reset()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if was_up:
+            self.since_s = self._clock()
+            self.stats.losses[reason] += 1
+            if reason != "stopped":
+                logger.warning("source lost reason=%s", reason)
+            self._listener.source_lost(reason)
+        # abort, not close: close would wait for a server that may never answer.
+        connection.terminate()
+        self._wake.set()

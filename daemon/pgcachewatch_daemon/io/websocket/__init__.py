@@ -1,0 +1,23 @@
+"""Step 7 of an event's path: HTTP and WebSocket on one port. See `connection` for what it promises."""
+
+from pgcachewatch_daemon.io.websocket.connection import Connection
+from pgcachewatch_daemon.io.websocket.server import WebSocketServer
+from pgcachewatch_daemon.io.websocket.wire import (
+    Application,
+    HttpRequest,
+    Pending,
+    SocketLimits,
+    SocketStats,
+    text_frame,
+)
+
+__all__ = [
+    "Application",
+    "Connection",
+    "HttpRequest",
+    "Pending",
+    "SocketLimits",
+    "SocketStats",
+    "WebSocketServer",
+    "text_frame",
+]

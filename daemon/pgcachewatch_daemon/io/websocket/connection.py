@@ -1,0 +1,434 @@
+"""One Connection per socket, speaking HTTP until the upgrade and WebSocket after it.
+
+A Connection is an `asyncio.Protocol` over the Sans-I/O `ServerProtocol` of the websockets library, which does the
+handshake, frames, ping and close (RFC 6455). There is no task and no queue per connection. What is to be sent lies in
+the outbox of the connection's reader as finished frames; all of it goes out in one write per loop iteration.
+
+Invariants. What a client can send ends its own connection at most: garbage, giant headers, oversized frames, silence.
+Nothing is written while the socket is full, so a slow reader's events stay in its outbox, where they conflate.
+
+Bounds. A frame: `frame_bytes`. Unsent bytes in user space: `write_buffer_bytes` plus one drained outbox. Sockets whose
+handshake is not done: `handshakes_limit`; above it the oldest is dropped. Each wait has its limit in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from websockets.datastructures import Headers
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+from websockets.typing import Subprotocol
+
+from pgcachewatch_daemon.io.websocket.wire import (
+    Application,
+    HttpRequest,
+    Pending,
+    SocketLimits,
+    SocketStats,
+    WireProtocol,
+    shorten,
+    text_frame,
+)
+
+METHOD_BYTES = 16  # enough of a request line to see its method when the rest can not be parsed
+PING_PAYLOAD = b"pgcachewatch"
+HTTP_METHODS = (b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE")
+
+logger = logging.getLogger(__name__)
+
+# Where a connection stands. Plain integers: they are compared for each event and client.
+HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
+
+
+class Shared:
+    """What all connections of one server have in common, themselves included."""
+
+    def __init__(self, application: Application, limits: SocketLimits, clock: Callable[[], float]) -> None:
+        self.application = application
+        self.limits = limits
+        self.clock = clock
+        self.stats = SocketStats()
+        self.connections: set[Connection] = set()
+        self.pending: dict[Connection, None] = {}  # handshakes in the order they began
+        self.emptied = asyncio.Event()
+        self.emptied.set()
+        # Not in the logging tree: the library prints a traceback for each hostile client, an INFO line for each other.
+        self.library_logger = logging.Logger("websockets", logging.CRITICAL + 1)
+
+    def arrived(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self.emptied.clear()
+        self.pending[connection] = None
+        if len(self.pending) > self.limits.handshakes_limit:
+            # The oldest has had the most time: a flood of silent sockets costs itself, not those who speak.
+            oldest = next(iter(self.pending))
+            del self.pending[oldest]
+            self.stats.evicted_handshakes += 1
+            oldest.abort(0)
+
+    def departed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self.emptied.set()
+        self.pending.pop(connection, None)
+
+
+class Connection(asyncio.Protocol):
+    """One socket. The application keeps what it knows of it in `visitor`, and sets `outbox` once there is one."""
+
+    __slots__ = (
+        "_deadline_s", "_drained_bytes", "_expect_by_s", "_first_bytes", "_fragments", "_heard_s", "_is_binary",
+        "_is_full", "_ping_sent_s", "_progress_s", "_protocol", "_request", "_response", "_shared", "_stage",
+        "_transport", "_was_requested", "_was_upgraded", "_written_bytes", "close_code", "outbox", "peer", "visitor",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._protocol = WireProtocol(max_size=shared.limits.frame_bytes, logger=shared.library_logger)
+        self._transport: asyncio.Transport | None = None
+        self._stage = HANDSHAKE
+        self._request: Request | None = None
+        self._response: Response | None = None
+        self._first_bytes = b""
+        self._fragments: bytearray | None = None
+        self._is_binary = False
+        self._is_full = False
+        self._was_requested = False
+        self._was_upgraded = False
+        self._deadline_s = 0.0
+        self._expect_by_s = 0.0
+        self._heard_s = 0.0
+        self._ping_sent_s = 0.0
+        self._progress_s = 0.0
+        self._written_bytes = 0
+        self._drained_bytes = 0
+        self.close_code = 0
+        self.peer = ""
+        self.outbox: Pending | None = None
+        self.visitor: object = None
+
+    # --- what the application calls
+
+    @property
+    def is_live(self) -> bool:
+        """True from the upgrade until a close was sent or received, or the socket was lost."""
+        return self._stage == LIVE
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while a request waits for its answer and the client is still there."""
+        return self._stage == DECIDING
+
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer the request and close. A HEAD request gets the headers only."""
+        if self._stage in (CLOSING, GONE):
+            return
+        fields = Headers({"Connection": "close", "Content-Length": str(len(body)), **headers})
+        is_head = self._request is not None and self._request.method == "HEAD"
+        self._refuse(Response(status, http.HTTPStatus(status).phrase, fields, b"" if is_head else body))
+
+    def check_upgrade(self, subprotocol: str | None) -> bool:
+        """True when the request is a sound WebSocket handshake; otherwise it was answered with 400, 405, 426 or 505."""
+        assert self._request is not None
+        if subprotocol is not None:
+            self._protocol.available_subprotocols = [Subprotocol(subprotocol)]
+        response = self._protocol.accept(self._request)
+        if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._refuse(response)
+            return False
+        self._response = response
+        return True
+
+    def upgrade(self, too_big: tuple[int, str] | None = None) -> None:
+        """Complete the handshake `check_upgrade` found sound. `too_big`: how to close after an oversized frame."""
+        if self._stage != DECIDING or self._response is None:
+            return
+        if too_big is not None:
+            self._protocol.too_big = too_big
+        self._shared.pending.pop(self, None)
+        self._protocol.send_response(self._response)
+        self._stage = LIVE
+        self._was_upgraded = True
+        self._request = self._response = None
+        self._write_out()
+
+    def expect_by(self, moment_s: float) -> None:
+        """Call `Application.expired` at this instant of the relay's clock; 0 calls it off."""
+        self._expect_by_s = moment_s
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._is_full:
+            self._transport.resume_reading()
+
+    def flush(self) -> bool:  # hot path
+        """Write all that is pending in one go. False while the socket is full: the rest waits for `drained`."""
+        if self._is_full or self._stage != LIVE or self.outbox is None:
+            return not self._is_full
+        frames = self.outbox.drain()
+        if frames:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            self._send(data)
+            self._shared.stats.frames += len(frames)
+        return True
+
+    def send_now(self, text: str) -> None:
+        """A frame for a connection that has no outbox yet, as an error before the welcome."""
+        if self._stage == LIVE:
+            self._send(text_frame(text))
+
+    def close(self, code: int, reason: str) -> None:
+        """Write what is pending, then close; the peer has `close_s` to answer."""
+        if self._stage != LIVE:
+            return
+        self.flush()
+        self._protocol.send_close(code, shorten(reason))
+        self._write_out()
+        self._closing(code)
+
+    def abort(self, code: int) -> None:
+        """Cut the connection without a word; `code` is what it is counted as."""
+        if self._stage == GONE:
+            return
+        self.close_code = self.close_code or code
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        limits = self._shared.limits
+        self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
+        if limits.send_buffer_bytes:
+            system_socket = transport.get_extra_info("socket")
+            system_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        self._heard_s = self._shared.clock()
+        self._deadline_s = self._heard_s + limits.handshake_s
+        self._shared.arrived(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._shared.clock()
+        if self._stage == HANDSHAKE and len(self._first_bytes) < METHOD_BYTES:
+            self._first_bytes += data[:METHOD_BYTES]
+        elif self._stage > LIVE and not self._was_upgraded:
+            return  # an answer was given; what still comes is of no interest
+        try:
+            self._protocol.receive_data(data)
+            self._take_events()
+        except Exception:
+            # The top of what a client can reach: its own connection ends, and we keep the traceback.
+            logger.exception("connection failed peer=%s", self.peer)
+            self._fail()
+
+    def eof_received(self) -> None:
+        # The transport writes what it holds and closes. A client that half-closes after its request has its answer
+        # already; one that waits for the upgrade can not use it any more.
+        self._protocol.receive_eof()
+        self._protocol.data_to_send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()
+        self._shared.departed(self)
+        self._transport = None
+        self.outbox = None
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+        self._progress_s = self._shared.clock()
+        if self._transport is not None and not self._transport.is_closing():
+            # Who does not read gets no answers either: pings would pile up pongs without bound.
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._heard_s = self._shared.clock()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self._stage == LIVE:
+            self._shared.application.drained(self)
+
+    # --- inside
+
+    def check(self, now_s: float) -> None:
+        """Act on what is overdue at `now_s`; called for each connection about once a second."""
+        if self._stage in (HANDSHAKE, DECIDING):
+            if now_s >= self._deadline_s:
+                self._handshake_expired()
+        elif self._stage == CLOSING:
+            if now_s >= self._deadline_s:
+                self.abort(self.close_code)
+        elif self._stage == LIVE:
+            if self._is_full:
+                self._check_stall(now_s)
+            else:
+                self._check_silence(now_s)
+            if self._expect_by_s and now_s >= self._expect_by_s:
+                self._expect_by_s = 0.0
+                self._shared.application.expired(self)
+
+    def _handshake_expired(self) -> None:
+        if self._stage == DECIDING:
+            self.answer(503, {"Retry-After": "1"}, b"the relay could not get ready in time; try again\n")
+        else:
+            limit_s = self._shared.limits.handshake_s
+            self.answer(408, {}, f"no complete request within {limit_s:g} s\n".encode())
+
+    def _check_stall(self, now_s: float) -> None:
+        assert self._transport is not None
+        drained_bytes = self._written_bytes - self._transport.get_write_buffer_size()
+        if drained_bytes != self._drained_bytes:  # slow is not stalled
+            self._drained_bytes = drained_bytes
+            self._progress_s = now_s
+        elif now_s - self._progress_s >= self._shared.limits.write_stall_s:
+            self._shared.stats.write_stalls += 1
+            self.abort(4102)
+
+    def _check_silence(self, now_s: float) -> None:
+        if self._ping_sent_s > self._heard_s:
+            if now_s - self._ping_sent_s >= self._shared.limits.pong_s:
+                self.close(4106, f"no pong within {self._shared.limits.pong_s:g} s")
+        elif now_s - self._heard_s >= self._shared.limits.ping_after_s:
+            self._ping_sent_s = now_s
+            self._protocol.send_ping(PING_PAYLOAD)
+            self._write_out()
+
+    def _take_events(self) -> None:
+        protocol = self._protocol
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                self._requested(event)
+            elif isinstance(event, Frame):
+                if self._stage == LIVE:
+                    self._frame(event)
+                elif self._stage == DECIDING:
+                    self.answer(400, {}, b"wait for the answer to the handshake before you send frames\n")
+        if self._stage == HANDSHAKE and protocol.handshake_exc is not None:
+            self._unreadable()
+        if not self._was_upgraded:
+            return
+        self._write_out()
+        if self._stage == LIVE and protocol.state is not OPEN:
+            sent = protocol.close_sent or protocol.close_rcvd
+            self._explain(protocol.parser_exc)
+            self._closing(int(sent.code) if sent else CloseCode.ABNORMAL_CLOSURE)
+
+    def _requested(self, request: Request) -> None:
+        self._stage = DECIDING
+        self._request = request
+        self._was_requested = True
+        headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        self._shared.application.requested(self, HttpRequest(request.method, request.path, headers, self.peer))
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            if frame.fin:
+                self._message(bytes(frame.data), frame.opcode is Opcode.BINARY)
+            else:
+                # The library bounds the sum of the fragments by the same limit as a whole frame.
+                self._fragments = bytearray(frame.data)
+                self._is_binary = frame.opcode is Opcode.BINARY
+        elif frame.opcode is Opcode.CONT and self._fragments is not None:
+            self._fragments += frame.data
+            if frame.fin:
+                data, self._fragments = bytes(self._fragments), None
+                self._message(data, self._is_binary)
+
+    def _message(self, data: bytes, is_binary: bool) -> None:
+        if is_binary:
+            self._shared.application.received(self, data)
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_DATA, "a text frame must be UTF-8")
+            return
+        self._shared.application.received(self, text)
+
+    def _unreadable(self) -> None:
+        """The library could not parse a request: let its answer out, or make the one it did not make."""
+        written = self._protocol.data_to_send()
+        if any(written):
+            self._shared.stats.refusals[int(written[0][9:12])] += 1
+            for data in written:
+                self._half_close() if not data else self._send(data)
+            self._closing(0)
+            return
+        method = self._first_bytes.partition(b" ")[0]
+        if method in HTTP_METHODS:
+            self.answer(405, {"Allow": "GET, HEAD"}, b"this server answers GET and HEAD; a body is not read\n")
+        else:
+            self.answer(400, {}, b"this is not an HTTP/1.1 request this server can read\n")
+
+    def _refuse(self, response: Response) -> None:
+        self._shared.pending.pop(self, None)
+        if response.status_code >= http.HTTPStatus.BAD_REQUEST:
+            self._shared.stats.refusals[response.status_code] += 1
+        self._send(response.serialize())
+        self._half_close()
+        self._closing(0)
+
+    def _closing(self, code: int) -> None:
+        """From here on nothing is read or written; the peer has `close_s` to hang up."""
+        self.close_code = self.close_code or code
+        self._lost()
+        self._stage = CLOSING
+        self._deadline_s = self._shared.clock() + self._shared.limits.close_s
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()  # the peer's own close has to be seen
+
+    def _fail(self) -> None:
+        if self._stage == LIVE:
+            self.close(4100, "internal error; the relay's log has more")
+        else:
+            self.answer(500, {}, b"internal error; the relay's log has more\n")
+
+    def _lost(self) -> None:
+        """Tell the application once."""
+        was_live, self._stage = self._stage == LIVE, GONE
+        if was_live:
+            self._shared.stats.disconnects[self.close_code or CloseCode.ABNORMAL_CLOSURE] += 1
+        if self._was_requested:
+            self._was_requested = False
+            self._shared.application.gone(self)
+
+    def _explain(self, error: Exception | None) -> None:
+        if error is not None and not isinstance(error, (ProtocolError, EOFError, UnicodeDecodeError, PayloadTooBig)):
+            logger.error("frame parser failed peer=%s error=%r", self.peer, error)
+
+    def _write_out(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                self._send(data)
+            else:
+                self._half_close()
+
+    def _send(self, data: bytes) -> None:  # hot path
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._written_bytes += len(data)
+        stats = self._shared.stats
+        stats.writes += 1
+        stats.bytes += len(data)
+        self._transport.write(data)
+
+    def _half_close(self) -> None:
+        # Not a full close: with input unread the kernel would answer with a reset, which destroys what we just wrote.
+        if self._transport is not None and self._transport.can_write_eof() and not self._transport.is_closing():
+            try:
+                self._transport.write_eof()
+            except OSError:
+                self._transport.abort()

@@ -1,0 +1,84 @@
+"""The listening socket, and the clockwork that ends what takes too long.
+
+One timer serves all connections: it looks at each of them at an eighth of the shortest limit, at most once a second,
+so that an idle connection costs no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+from websockets.frames import CloseCode
+
+from pgcachewatch_daemon.io.websocket.connection import Connection, Shared
+from pgcachewatch_daemon.io.websocket.wire import Application, SocketLimits, SocketStats
+
+BACKLOG = 1_024
+SWEEPS_PER_WAIT = 8  # a deadline is noticed at the latest after an eighth of the shortest wait
+SWEEP_MAX_S = 1.0
+INTERNAL_ERROR = 4100
+
+logger = logging.getLogger(__name__)
+
+
+class WebSocketServer:
+    """The listening socket and its connections. `clock` is the relay's monotonic clock, in seconds."""
+
+    def __init__(self, application: Application, limits: SocketLimits, *, clock: Callable[[], float]) -> None:
+        self._shared = Shared(application, limits, clock)
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.port = 0
+
+    @property
+    def stats(self) -> SocketStats:
+        return self._shared.stats
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """Every open socket, also those that only ask for /metrics."""
+        return self._shared.connections
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Raises OSError when the address can not be had; `port` 0 takes a free one."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self._shared), host, port, backlog=BACKLOG)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        self._sweep()
+
+    async def until_empty(self, timeout_s: float) -> bool:
+        """Wait for each connection to end by itself; False when some are still there after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._shared.emptied.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop listening, cut what is left, and wait until each socket is closed."""
+        if self._server is None:
+            return
+        self._server.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in tuple(self.connections):
+            connection.abort(CloseCode.GOING_AWAY)
+        await self._shared.emptied.wait()
+        await self._server.wait_closed()
+        self._server = None
+
+    def _sweep(self) -> None:
+        limits = self._shared.limits
+        shortest_s = min(limits.handshake_s, limits.write_stall_s, limits.ping_after_s, limits.pong_s, limits.close_s)
+        now_s = self._shared.clock()
+        for connection in tuple(self.connections):
+            try:
+                connection.check(now_s)
+            except Exception:
+                logger.exception("connection failed peer=%s", connection.peer)
+                connection.abort(INTERNAL_ERROR)
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(min(SWEEP_MAX_S, shortest_s / SWEEPS_PER_WAIT), self._sweep)

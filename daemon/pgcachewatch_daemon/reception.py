@@ -1,0 +1,420 @@
+"""Receives who comes to the relay's port: routes requests, admits clients, and carries out what their sessions decide.
+
+A Visitor is the relay's state of one admitted connection: its protocol session (none on the plain path), its place in
+the hub, and what it still waits for. Everything is synchronous but one wait: LISTEN on a channel nobody used before.
+While a hello waits for it, its connection is not read, and what was read already stays in `backlog`, in order.
+
+Invariants. A client is answered (101 on the plain path, `welcome` and `subok` on the other) only after LISTEN on its
+channels is proven, and joins the hub in the same instant, so that the next committed event is delivered (G12). Whatever
+a client asked for is taken back when it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, assert_never
+
+from pgcachewatch.errors import LimitExceeded, PGCacheWatchError
+from pgcachewatch.protocol import codec, messages
+from pgcachewatch.protocol.relay_session import (
+    Acknowledged,
+    BarrierRequested,
+    CloseWith,
+    Effect,
+    Opened,
+    RelaySession,
+    Send,
+    Subscribed,
+    Subscription,
+    TokenOffered,
+    Unsubscribed,
+)
+from pgcachewatch_daemon.core.admission import Admission, Refuse
+from pgcachewatch_daemon.core.hub import Hub, Subscriber
+from pgcachewatch_daemon.core.loopback import Loopback
+from pgcachewatch_daemon.io import http
+from pgcachewatch_daemon.io.http import Answer, Check, Page
+from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
+
+JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
+SERVICE_RESTART = 1012
+DRAINED = 4000
+SOURCE_DOWN = 4104
+LIMIT = 4308
+RETRY_AFTER_S = 1.0
+TOO_BIG = (LIMIT, f"W-LIMIT-1: a frame has at most {messages.CLIENT_FRAME_BYTES} bytes; split it")
+
+
+class Channels(Protocol):
+    """The part of the source that clients need."""
+
+    is_up: bool
+
+    def is_listening(self, channel: str) -> bool: ...
+    def ensure_channel(self, channel: str) -> asyncio.Future[None]: ...
+    def hasten(self, *, spacing_s: float = 0.0) -> None: ...
+    def set_busy(self, is_busy: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptionOptions:
+    channel: str
+    hello_timeout_s: float
+    subscriptions_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for LISTEN: a subscription by its two numbers, or the connection as a whole."""
+
+    sid: int
+    id: int
+
+
+HELLO = Waiting(0, 0)
+
+
+class Visitor:
+    """One admitted connection. `session` is None on the plain path."""
+
+    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber")
+
+    def __init__(self, connection: Connection, session: RelaySession | None) -> None:
+        self.connection = connection
+        self.session = session
+        self.subscriber: Subscriber | None = None
+        self.is_joining = False
+        self.backlog: deque[Effect] = deque()  # bounded by one read of the socket: reading pauses meanwhile
+        self.pending: dict[int, asyncio.Task[None]] = {}  # by sid, 0 for the hello: what waits for LISTEN
+
+
+class Reception:
+    """The application behind the port. `now_s` is the relay's monotonic clock."""
+
+    def __init__(
+        self,
+        options: ReceptionOptions,
+        *,
+        hub: Hub,
+        loopback: Loopback,
+        admission: Admission,
+        source: Channels,
+        checks: Callable[[], Sequence[Check]],
+        render_metrics: Callable[[], Answer],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._options = options
+        self._hub = hub
+        self._loopback = loopback
+        self._admission = admission
+        self._source = source
+        self._checks = checks
+        self._render_metrics = render_metrics
+        self._now_s = now_s
+        self._is_draining = False
+        self._listened_since: dict[str, int] = {}  # channel -> the position from which on its events are in the log
+        self.visitors: set[Visitor] = set()
+        self._waits: set[asyncio.Task[None]] = set()
+
+    # --- what the relay calls
+
+    def live_channels(self) -> set[str]:
+        """Channels that somebody who is connected needs."""
+        channels: set[str] = set()
+        for visitor in self.visitors:
+            subscriber = visitor.subscriber
+            if subscriber is None:
+                continue
+            if subscriber.plain_channel is not None:
+                channels.add(subscriber.plain_channel)
+            elif subscriber.group is not None:
+                channels.update(each.channel for each in subscriber.group.subscriptions)
+        return channels
+
+    def source_lost(self) -> None:
+        """Whoever still waits for LISTEN is sent away; who joined hears of it from the hub."""
+        self._listened_since.clear()
+        for visitor in tuple(self.visitors):
+            if visitor.subscriber is not None:
+                continue
+            if visitor.session is None:
+                self._answer(visitor.connection, self._unavailable())
+            elif visitor.is_joining:
+                visitor.connection.close(SOURCE_DOWN, "PostgreSQL was lost; try again")
+
+    def drain(self) -> None:
+        """Let nobody in any more."""
+        self._is_draining = True
+        for visitor in tuple(self.visitors):
+            if visitor.subscriber is None:
+                if visitor.session is None:
+                    self._answer(visitor.connection, self._unavailable())
+                else:
+                    visitor.connection.close(DRAINED, "the relay is going away")
+
+    async def close(self) -> None:
+        """Wait for the end of what still waited; the connections are gone by now."""
+        for task in self._waits:
+            task.cancel()
+        await asyncio.gather(*self._waits, return_exceptions=True)
+
+    def flush(self, subscribers: Iterable[Subscriber]) -> None:  # hot path
+        """Write what is pending, one write per connection; then close those the hub wants closed."""
+        for subscriber in subscribers:
+            connection = subscriber.shell
+            if isinstance(connection, Connection) and connection.flush() and subscriber.close is not None:
+                # W-PLAIN-3: a published client knows one code for "you missed something".
+                code = subscriber.close.code if subscriber.plain_channel is None else SERVICE_RESTART
+                connection.close(code, subscriber.close.reason)
+
+    # --- what a connection calls
+
+    def requested(self, connection: Connection, request: HttpRequest) -> None:
+        decision = http.route(request.method, request.path)
+        if isinstance(decision, Answer):
+            self._answer(connection, decision)
+            return
+        match decision.page:
+            case Page.LIVE:
+                self._answer(connection, http.live())
+            case Page.READY:
+                self._answer(connection, http.ready(self._checks()))
+            case Page.UP:
+                self._answer(connection, http.up(self._checks()))
+            case Page.METRICS:
+                self._answer(connection, self._render_metrics())
+            case Page.PROTOCOL:
+                self._enter_protocol(connection)
+            case Page.PLAIN:
+                self._enter_plain(connection, decision.channel)
+            case _:
+                assert_never(decision.page)
+
+    def received(self, connection: Connection, frame: str | bytes) -> None:
+        visitor = connection.visitor
+        if isinstance(visitor, Visitor) and visitor.session is not None:
+            self._perform(visitor, visitor.session.receive(frame, now_ms=self._now_s() * 1_000))
+        # What a client of the plain path says has no meaning there, as with the original.
+
+    def expired(self, connection: Connection) -> None:
+        visitor = connection.visitor
+        if isinstance(visitor, Visitor) and visitor.session is not None:
+            self._perform(visitor, visitor.session.hello_timed_out())
+
+    def drained(self, connection: Connection) -> None:
+        visitor = connection.visitor
+        if isinstance(visitor, Visitor) and visitor.subscriber is not None:
+            self.flush((visitor.subscriber,))
+
+    def gone(self, connection: Connection) -> None:
+        visitor = connection.visitor
+        if not isinstance(visitor, Visitor) or visitor not in self.visitors:
+            return
+        self.visitors.discard(visitor)
+        connection.visitor = None
+        self._admission.leave(connection.peer)
+        for future in visitor.pending.values():
+            future.cancel()
+        if visitor.session is not None:
+            visitor.session.close()
+        if visitor.subscriber is not None:
+            self._loopback.drop(visitor.subscriber)
+            self._hub.leave(visitor.subscriber)
+            visitor.subscriber.shell = None
+        self._source.set_busy(bool(self.visitors))
+
+    # --- entering
+
+    def _enter_protocol(self, connection: Connection) -> None:
+        if not connection.check_upgrade(messages.SUBPROTOCOL):
+            return
+        session = RelaySession(
+            default_channel=self._options.channel, subscriptions_limit=self._options.subscriptions_limit
+        )
+        if self._admit(connection, session) is not None:
+            connection.upgrade(too_big=TOO_BIG)
+            connection.expect_by(self._now_s() + self._options.hello_timeout_s)
+
+    def _enter_plain(self, connection: Connection, channel: str) -> None:
+        if not connection.check_upgrade(None):
+            return
+        visitor = self._admit(connection, None)
+        if visitor is None:
+            return
+        if self._source.is_listening(channel):
+            self._join_plain(visitor, channel)
+        else:
+            self._wait(visitor, HELLO, [channel], partial(self._join_plain, visitor, channel))
+
+    def _admit(self, connection: Connection, session: RelaySession | None) -> Visitor | None:
+        """A visitor, or None when the request was refused."""
+        if self._is_draining or not self._source.is_up:
+            self._answer(connection, self._unavailable())
+            return None
+        decision = self._admission.enter(connection.peer)
+        if isinstance(decision, Refuse):
+            self._answer(connection, http.refuse(decision.status, decision.reason, decision.retry_after_s))
+            return None
+        visitor = Visitor(connection, session)
+        connection.visitor = visitor
+        self.visitors.add(visitor)
+        return visitor
+
+    def _unavailable(self) -> Answer:
+        why = "the relay is going away" if self._is_draining else "PostgreSQL is not reachable for the relay"
+        return http.refuse(503, f"{why}; try again", RETRY_AFTER_S)
+
+    def _answer(self, connection: Connection, answer: Answer) -> None:
+        connection.answer(answer.status, answer.headers, answer.body)
+
+    # --- waiting for LISTEN
+
+    def _wait(self, visitor: Visitor, waiting: Waiting, channels: Sequence[str], then: Callable[[], None]) -> None:
+        """Call `then` once each channel is listened to, or refuse. The visitor may be gone by then."""
+        task = asyncio.get_running_loop().create_task(self._listen(channels))
+        visitor.pending[waiting.sid] = task
+        self._waits.add(task)
+        task.add_done_callback(partial(self._listened, visitor, waiting, then))
+
+    async def _listen(self, channels: Sequence[str]) -> None:
+        for channel in channels:
+            await self._source.ensure_channel(channel)
+            # Events of this channel before this position are not in the log.
+            self._listened_since.setdefault(channel, self._hub.position.seq)
+
+    def _listened(self, visitor: Visitor, waiting: Waiting, then: Callable[[], None], task: asyncio.Task[None]) -> None:
+        self._waits.discard(task)
+        if task.cancelled() or visitor not in self.visitors:
+            return
+        visitor.pending.pop(waiting.sid, None)
+        error = task.exception()
+        if error is None:
+            then()
+        elif not isinstance(error, PGCacheWatchError):
+            raise error
+        else:
+            self._listen_refused(visitor, waiting, error)
+
+    def _listen_refused(self, visitor: Visitor, waiting: Waiting, error: PGCacheWatchError) -> None:
+        is_full = isinstance(error, LimitExceeded)
+        if visitor.session is None:
+            status = 503 if is_full else 400
+            self._answer(visitor.connection, http.refuse(status, str(error), RETRY_AFTER_S if is_full else 0.0))
+        elif visitor.subscriber is None:
+            visitor.connection.close(LIMIT if is_full else 4300, str(error))
+        else:
+            self._send_error(visitor, waiting.id, "too_many_channels" if is_full else "unusable_channel", str(error))
+
+    # --- the plain path
+
+    def _join_plain(self, visitor: Visitor, channel: str) -> None:
+        if not visitor.connection.is_waiting:
+            return
+        self._joined(visitor, self._hub.join_plain(channel))
+        visitor.connection.upgrade()
+
+    def _joined(self, visitor: Visitor, subscriber: Subscriber) -> None:
+        visitor.subscriber = subscriber
+        subscriber.shell = visitor.connection
+        visitor.connection.outbox = subscriber.outbox
+        self._source.set_busy(True)
+        self._source.hasten(spacing_s=JOIN_PROOF_SPACING_S)
+
+    # --- the protocol
+
+    def _perform(self, visitor: Visitor, effects: Iterable[Effect]) -> None:
+        """Carry out effects in order, as far as possible now."""
+        backlog = visitor.backlog
+        backlog.extend(effects)
+        while backlog and not visitor.is_joining and visitor.connection.is_live:
+            self._do(visitor, backlog.popleft())
+
+    def _do(self, visitor: Visitor, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(visitor, effect.text)
+            case Opened():
+                self._open(visitor, effect)
+            case Subscribed():
+                self._subscribe(visitor, effect.subscription)
+            case Unsubscribed():
+                self._unsubscribe(visitor, effect.sid)
+            case BarrierRequested():
+                self._barrier(visitor, effect.id)
+            case CloseWith():
+                visitor.connection.close(effect.code, effect.reason)
+            case TokenOffered() | Acknowledged():
+                pass  # nothing is asked of a client yet; the messages are part of the protocol already
+            case _:
+                assert_never(effect)
+
+    def _send(self, visitor: Visitor, text: str) -> None:
+        if visitor.subscriber is not None:
+            self._hub.send(visitor.subscriber, text)
+        else:
+            visitor.connection.send_now(text)
+
+    def _send_error(self, visitor: Visitor, identity: int, code: str, text: str) -> None:
+        self._send(visitor, codec.encode(messages.Err(id=identity, code=code, message=text)))
+
+    def _open(self, visitor: Visitor, opened: Opened) -> None:
+        connection = visitor.connection
+        connection.expect_by(0.0)
+        if not self._source.is_up:
+            connection.close(SOURCE_DOWN, "PostgreSQL is not reachable for the relay; try again")
+            return
+        channels = dict.fromkeys(each.channel for each in opened.subscriptions)
+        missing = [channel for channel in channels if not self._source.is_listening(channel)]
+        if not missing:
+            self._join(visitor, opened)
+            return
+        visitor.is_joining = True
+        connection.pause_reading()
+        self._wait(visitor, HELLO, missing, partial(self._join, visitor, opened))
+
+    def _join(self, visitor: Visitor, opened: Opened) -> None:
+        if not visitor.connection.is_live:
+            return
+        hello = opened.hello
+        if hello.resume is not None and any(
+            self._listened_since.get(each.channel, 0) > hello.resume.s for each in opened.subscriptions
+        ):
+            # The log lacks what this channel said after the client's position: that can not be replayed.
+            hello = hello.model_copy(update={"resume": None})
+        subscriber = self._hub.join(hello, opened.subscriptions, now_ms=self._now_s() * 1_000)
+        self._joined(visitor, subscriber)
+        if visitor.is_joining:
+            visitor.is_joining = False
+            visitor.connection.resume_reading()
+            self._perform(visitor, ())
+
+    def _subscribe(self, visitor: Visitor, subscription: Subscription) -> None:
+        then = partial(self._subscribed, visitor, subscription)
+        if self._source.is_listening(subscription.channel):
+            then()
+        else:
+            self._wait(visitor, Waiting(subscription.sid, subscription.id), [subscription.channel], then)
+
+    def _subscribed(self, visitor: Visitor, subscription: Subscription) -> None:
+        if visitor.subscriber is not None:
+            self._hub.subscribe(visitor.subscriber, subscription)
+
+    def _unsubscribe(self, visitor: Visitor, sid: int) -> None:
+        waiting = visitor.pending.pop(sid, None)
+        if waiting is not None:
+            waiting.cancel()
+        elif visitor.subscriber is not None:
+            self._hub.unsubscribe(visitor.subscriber, sid)
+
+    def _barrier(self, visitor: Visitor, identity: int) -> None:
+        assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
+        refused = self._loopback.request(visitor.subscriber, identity, now_ms=self._now_s() * 1_000)
+        if refused is not None:
+            text = f"too many barriers wait, the limit is {refused.limit}: await those you asked for"
+            self._send_error(visitor, identity, "too_many_barriers", text)
+        else:
+            self._source.hasten()

@@ -1,0 +1,319 @@
+"""The composition root: builds the relay from plain values, and is the one place that knows all of its parts.
+
+    PostgresSource --notified--> Intake --> Hub --> outboxes --flush--> Connection
+                   --looped_back--> Loopback --> Hub.mark, barriers
+    WebSocketServer --requested, received, gone--> Reception --> Hub
+
+The source's callbacks run straight through to the outboxes; what they filled is written once per iteration of the loop,
+and earlier when much of it has gathered. All of it is one thread and one event loop; nothing waits for a client.
+
+Life: `start` binds the port and begins to look for PostgreSQL; `run` serves until `stop`, then drains; `close` ends it
+all and leaves no task behind. Bound of a drain: `drain_grace_s`, then what is still connected is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Self, cast
+
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap, Scope
+from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
+from pgcachewatch_daemon.core.history import History, HistoryLimits
+from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.intake import Intake
+from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
+from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.io import metrics
+from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
+from pgcachewatch_daemon.io.http import Answer, Check
+from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
+from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions
+from pgcachewatch_daemon.io.websocket import SocketLimits, WebSocketServer, text_frame
+from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
+
+FLUSH_BYTES = 32_768  # published since the last flush: write now, so that a burst fills sockets and not outboxes
+LAG_SAMPLE_S = 0.5
+UNREADABLE_LOG_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """Plain values for every part; config/pgcachewatch.toml says what each is for. `node` empty: the host's name."""
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    channel: str = DEFAULT_PG_CHANNEL
+    node: str = ""
+    hello_timeout_s: float = 10.0
+    subscriptions_limit: int = 1_000
+    drain_grace_s: float = 5.0
+    drain_jitter_s: float = 1.0
+    source: SourceOptions = field(default_factory=SourceOptions)
+    sockets: SocketLimits = field(default_factory=SocketLimits)
+    history: HistoryLimits = field(default_factory=HistoryLimits)
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    barriers: LoopbackLimits = field(default_factory=LoopbackLimits)
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+
+
+class Relay:
+    """One relay. Use it as `async with Relay(options) as relay`, or `start`, `run`, `close`."""
+
+    def __init__(self, options: RelayOptions) -> None:
+        self.options = options
+        self._intake = Intake()
+        self._loopback = Loopback(lambda: secrets.token_hex(8), options.barriers)
+        self._admission = Admission(options.admission)
+        self._hub = Hub(
+            MemoryBackplane(lambda: secrets.token_hex(8)),
+            History(options.history),
+            HubSettings(options.node or socket.gethostname(), options.source.heartbeat_s * 1_000, options.outbox),
+            frame=text_frame,
+            on_dirty=self._schedule_flush,
+        )
+        self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
+        self._reception = Reception(
+            ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
+            hub=self._hub,
+            loopback=self._loopback,
+            admission=self._admission,
+            source=self._source,
+            checks=self.checks,
+            render_metrics=self._render_metrics,
+            now_s=time.monotonic,
+        )
+        self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic)
+        self._exposition = Exposition(self.readings)
+        self._loopback_seconds = Histogram()
+        self._barrier_seconds = Histogram()
+        self._lag_seconds = Histogram()
+        self._lag_timer: asyncio.TimerHandle | None = None
+        self._unflushed_bytes = 0
+        self._unreadable_logged_s: dict[str, float] = {}
+        self._last_loss = "start"
+        self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._draining_since_s: float | None = None
+
+    # --- life
+
+    @property
+    def port(self) -> int:
+        """The port that is listened to; the real one when 0 was asked for."""
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.options.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Bind and begin. Raises OSError when the address can not be had; PostgreSQL need not be there yet."""
+        await self._server.start(self.options.host, self.options.port)
+        self._lag_timer = asyncio.get_running_loop().call_later(
+            LAG_SAMPLE_S, self._sample_lag, time.monotonic() + LAG_SAMPLE_S
+        )
+        # Listened to from the first connection on: what a client of the default channel resumes from is whole.
+        wanted = self._source.ensure_channel(self.options.channel)
+        wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._source.start()
+        logger.info("relay listening host=%s port=%d", self.options.host, self.port)
+
+    async def ready(self) -> None:
+        """Wait until events provably flow. A relay that loses PostgreSQL is not ready until it is back."""
+        await self._ready.wait()
+
+    def stop(self) -> None:
+        """Make `run` drain and return. May be called from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`, then drain."""
+        await self._stopping.wait()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Send everybody away: not ready first, then `bye` and close, then cut who is still there after the grace."""
+        if self._draining_since_s is not None:
+            return
+        self._draining_since_s = time.monotonic()
+        logger.info("relay draining grace_s=%g sockets=%d", self.options.drain_grace_s, len(self._server.connections))
+        self._reception.drain()
+        self._hub.say_bye(
+            DRAINED, reason="the relay is going away", after_ms=0.0, jitter_ms=self.options.drain_jitter_s * 1_000
+        )
+        self._flush()
+        if not await self._server.until_empty(self.options.drain_grace_s):
+            logger.warning("relay cuts what did not go in time sockets=%d", len(self._server.connections))
+
+    async def close(self) -> None:
+        """End everything at once; harmless when called twice."""
+        self._stopping.set()
+        if self._lag_timer is not None:
+            self._lag_timer.cancel()
+        await self._source.close()
+        await self._server.close()
+        await self._reception.close()
+        logger.info("relay stopped")
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- what the source tells, in order
+
+    def notified(self, channel: str, payload: str) -> None:  # hot path
+        now_s = time.monotonic()
+        change = self._intake.read(channel, payload, received_at=datetime.datetime.now(tz=datetime.UTC))
+        if isinstance(change, Gap):
+            self._log_unreadable(channel, change, now_s)
+        self._hub.publish(change, channel=channel, payload=payload, now_s=now_s)
+        self._unflushed_bytes += len(payload)
+        if self._unflushed_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def notification_failed(self, channel: str) -> None:
+        gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
+        self._hub.publish(gap, channel=channel, payload="", now_s=time.monotonic())
+
+    def looped_back(self, nonce: str) -> None:
+        result = self._loopback.returned(nonce)
+        if isinstance(result, Ignored):
+            return
+        now_ms = time.monotonic() * 1_000
+        self._loopback_seconds.observe((now_ms - result.as_of_ms) / 1_000)
+        self._hub.mark(result.as_of_ms)
+        for barrier in result.barriers:
+            self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
+            self._hub.barrier_passed(cast(Subscriber, barrier.subscriber), barrier.id)
+        if self._loopback.has_waiting:
+            self._source.hasten()
+
+    def source_up(self) -> None:
+        self._hub.source_restored(self._last_loss)
+        self._ready.set()
+
+    def source_lost(self, reason: LossReason) -> None:
+        self._ready.clear()
+        self._last_loss = reason
+        self._hub.source_lost(reason, now_ms=time.monotonic() * 1_000)
+        self._reception.source_lost()
+        self._source.retain({self.options.channel, *self._reception.live_channels()})
+
+    def _log_unreadable(self, channel: str, gap: Gap, now_s: float) -> None:
+        kind = gap.detail.partition(":")[0]
+        if now_s - self._unreadable_logged_s.get(kind, -UNREADABLE_LOG_S) >= UNREADABLE_LOG_S:
+            self._unreadable_logged_s[kind] = now_s
+            logger.warning("notification unreadable, a gap took its place channel=%r detail=%s", channel, gap.detail)
+
+    # --- writing
+
+    def _schedule_flush(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:  # hot path
+        self._unflushed_bytes = 0
+        self._reception.flush(self._hub.take_dirty())
+
+    # --- what others may see
+
+    def checks(self) -> Sequence[Check]:
+        """The conditions of readiness."""
+        now_s = time.monotonic()
+        source = self._source
+        proven_ms = self._loopback.last_as_of_ms
+        age_s = now_s - proven_ms / 1_000 if proven_ms is not None else now_s - source.since_s
+        is_proven = source.is_up and proven_ms is not None and age_s <= source.proof_limit_s
+        draining_s = self._draining_since_s
+        return (
+            Check("source", source.is_up, now_s - source.since_s, "" if source.is_up else self._last_loss),
+            Check("loopback", is_proven, age_s, f"age in seconds; the limit is {source.proof_limit_s:g}"),
+            Check("accepting", draining_s is None, 0.0 if draining_s is None else now_s - draining_s),
+        )
+
+    def readings(self) -> Mapping[str, Reading]:
+        """The values of io/metrics.METRICS at this moment."""
+        now_s = time.monotonic()
+        source, hub, sockets = self._source.stats, self._hub.stats, self._server.stats
+        loopback = next(check for check in self.checks() if check.name == "loopback")
+        return {
+            "source_up": float(self._source.is_up),
+            "source_connects": source.connects,
+            "source_connect_failures": source.connect_failures,
+            "source_losses": _labelled(source.losses),
+            "source_channels": source.channels,
+            "notify_queue_usage_ratio": source.queue_usage,
+            "loopback_age_seconds": loopback.since_s,
+            "loopback_seconds": self._loopback_seconds,
+            "barrier_seconds": self._barrier_seconds,
+            "epoch_changes": _labelled(hub.epoch_changes),
+            "events_received": self._intake.stats.received - sum(self._intake.stats.invalid.values()),
+            "gaps_received": _labelled(self._intake.stats.invalid),
+            "handler_failures": source.handler_failures,
+            "history_events": self._hub.history.events,
+            "history_bytes": self._hub.history.size_bytes,
+            "history_age_seconds": self._hub.history.oldest_age_s(now_s),
+            "clients": {("v1",): hub.clients, ("plain",): hub.plain_clients},
+            "subscriptions": {
+                ("invalidate",): hub.subscriptions_invalidate,
+                ("stream",): hub.subscriptions_stream,
+            },
+            "frames_sent": sockets.frames,
+            "bytes_sent": sockets.bytes,
+            "writes": sockets.writes,
+            "conflations": {
+                ("key",): hub.conflated_key,
+                ("subscription",): hub.conflated_subscription,
+                ("everything",): hub.conflated_everything,
+            },
+            "write_stalls": sockets.write_stalls,
+            "disconnects": _labelled(sockets.disconnects),
+            "refusals": _labelled(sockets.refusals),
+            "evicted_handshakes": sockets.evicted_handshakes,
+            "resumes": {
+                ("resumed",): hub.resumed,
+                ("epoch",): hub.not_resumed_epoch,
+                ("history",): hub.not_resumed_history,
+            },
+            "event_loop_lag_seconds": self._lag_seconds,
+            "build_info": {(_version(), platform.python_version()): 1.0},
+        }
+
+    def _render_metrics(self) -> Answer:
+        return Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render())
+
+    def _sample_lag(self, due_s: float) -> None:
+        now_s = time.monotonic()
+        self._lag_seconds.observe(max(0.0, now_s - due_s))
+        self._lag_timer = asyncio.get_running_loop().call_later(LAG_SAMPLE_S, self._sample_lag, now_s + LAG_SAMPLE_S)
+
+
+def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, ...], float]:
+    return {(str(label),): float(count) for label, count in counts.items()}
+
+
+def _version() -> str:
+    try:
+        return version("pgcachewatch")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"

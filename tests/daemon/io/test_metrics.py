@@ -1,0 +1,67 @@
+"""The table of metrics, its document, and what a scrape shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import pgcachewatch_daemon
+from pgcachewatch_daemon.io.metrics import METRICS, Exposition, Histogram, Reading, Row, render_table
+
+DOCUMENT = Path(pgcachewatch_daemon.__file__).parent / "METRICS.md"
+
+
+def readings() -> dict[str, Reading]:
+    """Something for each row."""
+    return {row.name: _reading(row) for row in METRICS}
+
+
+def _reading(row: Row) -> Reading:
+    if row.kind == "histogram":
+        return Histogram()
+    return {tuple("x" for _ in row.labels): 3.0} if row.labels else 2.0
+
+
+def test_the_document_is_what_the_table_says() -> None:
+    assert DOCUMENT.read_text() == render_table(), "run python -m pgcachewatch_daemon.io.metrics > .../METRICS.md"
+
+
+def test_names_are_unique_and_follow_the_conventions_of_prometheus() -> None:
+    names = [row.full_name for row in METRICS]
+    assert len(set(names)) == len(names)
+    for row in METRICS:
+        assert re.fullmatch(r"pgcachewatch_[a-z]+(_[a-z]+)*", row.full_name), row
+        assert not row.name.endswith("_total"), "the collector adds it"
+        assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)$", row.name), "base units only"
+        assert row.meaning[-1] != "."
+
+
+def test_a_scrape_shows_each_row_and_the_process() -> None:
+    text = Exposition(readings).render().decode()
+    for row in METRICS:
+        assert f"# HELP {row.full_name} {row.meaning}" in text
+        assert f"# TYPE {row.full_name} {row.kind}" in text
+    assert 'pgcachewatch_disconnects_total{code="x"} 3.0' in text
+    assert "process_resident_memory_bytes" in text
+    assert "python_info" in text
+
+
+def test_a_reading_that_is_missing_fails_the_scrape_instead_of_showing_nothing() -> None:
+    def incomplete() -> Mapping[str, Reading]:
+        return {name: value for name, value in readings().items() if name != "clients"} if calls.pop() else readings()
+
+    calls = [True]
+    exposition = Exposition(incomplete)
+    with pytest.raises(KeyError, match="clients"):
+        exposition.render()
+
+
+def test_a_histogram_counts_cumulatively_and_its_bounds_belong_to_the_lower_bucket() -> None:
+    histogram = Histogram(bounds=(0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(value)
+    assert histogram.buckets() == [("0.1", 2.0), ("1", 3.0), ("+Inf", 4.0)]
+    assert histogram.total == pytest.approx(7.65)

@@ -1,0 +1,230 @@
+"""One connection: refusals, limits, closes, and a slow reader that harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
+
+from pgcachewatch_daemon.io.websocket import text_frame
+from tests.daemon.io.websocket.site import SUBPROTOCOL, Frames, Site, closed, handshake, serving, status, v1
+from tests.waiting import eventually
+
+
+async def test_an_answer_is_whole_and_closes(site: Site) -> None:
+    answer = await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status(answer) == 200
+    assert answer.endswith(b"\r\n\r\nhello\n")
+    assert b"Content-Length: 6" in answer
+    assert b"Connection: close" in answer
+
+
+async def test_a_head_request_gets_the_headers_only(site: Site) -> None:
+    answer = await site.raw(b"HEAD /answer HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"Content-Length: 6" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_client_that_half_closes_after_its_request_still_gets_the_answer(site: Site) -> None:
+    answer = await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n", end=True)
+    assert answer.endswith(b"hello\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is TLS\r\n\r\n", 400),
+        (b"hello, is this the relay?\r\n\r\n", 400),
+        (b"GET /answer HTTP/1.1\r\nno colon here\r\n\r\n", 400),
+        (b"POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", 405),
+        (b"PUT /answer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 405),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1_000 + b"\r\n", 431),
+        (b"GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        (b"GET /plain HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
+        (b"GET /plain HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 505),
+    ],
+    ids=["tls", "garbage", "header", "post", "put", "line", "long header", "many headers", "426", "no key", "505"],
+)
+async def test_what_is_no_sound_request_is_refused_by_status(
+    site: Site, request_bytes: bytes, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await site.raw(request_bytes)
+    assert status(answer) == expected
+    assert site.server.stats.refusals[expected] == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_405_says_which_methods_are_right(site: Site) -> None:
+    answer = await site.raw(b"POST /answer HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody")
+    assert b"Allow: GET, HEAD" in answer
+
+
+async def test_an_application_error_answers_500_and_the_server_goes_on(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await site.raw(b"GET /fail HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status(answer) == 500
+    assert "planted" in caplog.text
+    assert status(await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+
+
+async def test_a_missing_or_wrong_subprotocol_is_400(site: Site) -> None:
+    for subprotocols in (None, [Subprotocol("graphql-ws")]):
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(site.url + "/v1", subprotocols=subprotocols, proxy=None)
+        assert caught.value.response.status_code == 400
+        assert caught.value.response.body is not None
+        assert SUBPROTOCOL.encode() in caught.value.response.body
+
+
+async def test_an_upgrade_may_be_answered_later(site: Site) -> None:
+    pending = asyncio.create_task(_open(site.url + "/later"))
+    await eventually(lambda: any(each.is_waiting for each in site.application.connections))
+    connection = next(each for each in site.application.connections if each.is_waiting)
+    assert connection.check_upgrade(None)
+    connection.outbox = Frames()
+    connection.upgrade()
+    client = await pending
+    await client.send("x")
+    assert await client.recv() == "x"
+    await client.close()
+
+
+async def _open(url: str) -> ClientConnection:
+    return await connect(url, proxy=None)
+
+
+async def test_a_client_that_leaves_during_the_handshake_is_noticed(site: Site) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+    writer.write(
+        b"GET /later HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await eventually(lambda: len(site.application.connections) == 1)
+    connection = site.application.connections[0]
+    writer.transport.abort()
+    await eventually(lambda: site.application.ended == [connection])
+    connection.upgrade()  # too late, and harmless
+    assert not connection.is_live
+
+
+async def test_compression_is_declined(site: Site) -> None:
+    async with v1(site.url, compression="deflate") as client:
+        assert client.response is not None
+        assert "Sec-WebSocket-Extensions" not in client.response.headers
+        await client.send("x" * 1_000)
+        assert await client.recv() == "x" * 1_000
+
+
+async def test_fragments_are_joined_and_pings_are_answered(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.send(["a", "", "b", "ü"])
+        assert await client.recv() == "abü"
+        assert await (await client.ping()) >= 0
+
+
+async def test_a_frame_at_the_limit_passes_and_one_byte_more_closes_4308(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.send("x" * 65_536)
+        assert len(await client.recv()) == 65_536
+        await client.send("x" * 65_537)
+        assert await closed(client) == (4308, "frame limit: 65536 bytes")
+
+
+async def test_fragments_over_the_limit_close_4308_as_well(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.send(["x" * 40_000, "y" * 25_537])
+        assert (await closed(client))[0] == 4308
+
+
+async def test_text_that_is_not_utf_8_closes_1007(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.send(b"\xff\xfe", text=True)
+        assert (await closed(client))[0] == 1007
+
+
+async def test_a_binary_message_reaches_the_application_as_bytes(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.send(b"\x00\x01")
+        await client.send("done")
+        await client.recv()
+        assert site.application.received_frames == [b"\x00\x01", "done"]
+
+
+async def test_an_unmasked_frame_closes_1002_and_prints_no_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with v1(site.url) as client:
+        client.transport.write(b"\x81\x01x")
+        assert (await closed(client))[0] == 1002
+    assert "Traceback" not in caplog.text
+
+
+async def test_an_application_error_closes_4100_and_spares_the_others(site: Site) -> None:
+    async with v1(site.url) as one, v1(site.url) as other:
+        await one.send("fail")
+        assert (await closed(one))[0] == 4100
+        await other.send("still here")
+        assert await other.recv() == "still here"
+
+
+async def test_a_clean_close_is_counted_by_its_code(site: Site) -> None:
+    async with v1(site.url) as client:
+        await client.close(1001, "going")
+    await eventually(lambda: site.server.stats.disconnects[1001] == 1)
+    assert len(site.application.ended) == 1
+
+
+async def test_a_lost_socket_is_counted_as_1006_and_told_once(site: Site) -> None:
+    async with v1(site.url) as client:
+        client.transport.abort()
+    await eventually(lambda: site.server.stats.disconnects[1006] == 1)
+    assert len(site.application.ended) == 1
+
+
+async def test_a_full_socket_leaves_the_rest_in_the_outbox_until_there_is_room() -> None:
+    async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096) as site:
+        reader, writer = await handshake(site, receive_buffer=4_096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport
+        connection = site.application.connections[0]
+        outbox = connection.outbox
+        assert isinstance(outbox, Frames)
+        frame = text_frame("x" * 10_000)
+        sent = 0
+        while connection.flush():
+            outbox.frames.append(frame)
+            sent += 1
+            await asyncio.sleep(0)
+        outbox.frames.append(frame)
+        assert not connection.flush()
+        assert outbox.has_pending, "a full socket takes nothing more"
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        received = 0
+        while received < sent * len(frame):
+            received += len(await reader.read(65_536))
+        await eventually(lambda: not outbox.has_pending)
+        assert site.application.drains >= 1
+        writer.close()
+
+
+async def test_a_client_that_floods_pings_and_reads_nothing_holds_no_memory_here() -> None:
+    async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096, write_stall_s=0.1) as site:
+        _, writer = await handshake(site, receive_buffer=4_096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        ping = b"\x89\xfd\x00\x00\x00\x00" + b"p" * 125
+        transport = site.application.connections[0]._transport
+        assert transport is not None
+        most = 0
+        while site.server.stats.disconnects[4102] == 0 and not writer.is_closing():
+            if writer.transport.get_write_buffer_size() == 0:
+                writer.write(ping * 100)
+            most = max(most, transport.get_write_buffer_size())
+            await asyncio.sleep(0)
+        assert most < 1_000_000
+        writer.close()
