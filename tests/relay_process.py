@@ -1,0 +1,113 @@
+"""The real relay as a process of its own, for tests that kill it, stop it or speak to it from outside.
+
+`RelayProcess(dsn)` starts `python -m pgcachewatch serve` on a free port and is entered when `/readyz` says 200, that is
+when a loopback has come back. It is killed at the end whatever happened. What it printed is in `log()`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from types import TracebackType
+from typing import Self
+
+READY_WITHIN_S = 30.0
+POLL_S = 0.02
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RelayProcess:
+    """One relay. `settings` are environment variables without their prefix, in lower case."""
+
+    def __init__(self, dsn: str, *, port: int = 0, **settings: str) -> None:
+        self.port = port or free_port()
+        self.url = f"ws://127.0.0.1:{self.port}"
+        self.http = f"http://127.0.0.1:{self.port}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PGCACHEWATCH_")},
+            "PGCACHEWATCH_DSN": dsn,
+            "PGCACHEWATCH_PORT": str(self.port),
+            **{f"PGCACHEWATCH_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the relay was not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "pgcachewatch", "serve"]
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
+        )
+
+    def wait_ready(self) -> None:
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while not self.is_ready():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise AssertionError(f"the relay did not become ready:\n{self.log()}")
+            time.sleep(POLL_S)
+
+    def is_ready(self) -> bool:
+        return self.get("/readyz")[0] == 200
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body; status 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(self.http + path, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+        except OSError:
+            return 0, ""
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def log(self) -> str:
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace")
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
