@@ -1,0 +1,224 @@
+"""A relay in one process with its clients: the real hub, history, outboxes, loopback and sessions, wired as relay.py
+does.
+
+Only the shells are replaced: the LISTEN connection by a session of the simulated database, sockets by wires. Its
+clock runs at an offset of its own, and a little fast or slow, as another machine's would. `log` remembers which
+commit got which position, for the oracle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import random
+from collections.abc import Callable
+
+from pgcachewatch.models import Event
+from pgcachewatch.protocol.relay_session import (
+    BarrierRequested,
+    CloseWith,
+    Effect,
+    Opened,
+    RelaySession,
+    Send,
+    Subscribed,
+    Unsubscribed,
+)
+from pgcachewatch_daemon.core.history import History, HistoryLimits
+from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.intake import Intake
+from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
+from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
+from tests.simulation.database import CHANNEL, LOOPBACK_CHANNEL, Database, ListenSession
+from tests.simulation.network import RelayEnd, Wire
+
+HEARTBEAT_S = 0.2
+OVERDUE_S = 0.9
+RETRY_S = (0.01, 0.2)
+DRIFT = 200e-6
+RECEIVED_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+HISTORY = HistoryLimits(events=20)
+OUTBOX = OutboxLimits(bytes=1_500, keys=4)
+
+Log = dict[str, list[tuple[int, str, int]]]  # epoch -> (seq, row, version) in order
+
+
+class Visit:
+    """One connection, relay side."""
+
+    def __init__(self, relay: SimulatedRelay, wire: Wire) -> None:
+        self.session = RelaySession(default_channel=CHANNEL)
+        self.end = RelayEnd(wire)
+        self.subscriber: Subscriber | None = None
+        self._relay = relay
+        wire.relay_receives = self._receive
+        wire.relay_drained = self.flush
+        wire.relay_lost = self.gone
+
+    def _receive(self, frame: str) -> None:
+        for effect in self.session.receive(frame, now_ms=self._relay.now_ms()):
+            self._do(effect)
+        self._relay.flush()
+
+    def _do(self, effect: Effect) -> None:
+        hub = self._relay.hub
+        if isinstance(effect, Opened):
+            if not self._relay.is_up:
+                self.end.close(4104)
+                return
+            self.subscriber = hub.join(effect.hello, effect.subscriptions, now_ms=self._relay.now_ms())
+            self.subscriber.shell = self
+            self._relay.hasten()
+        elif isinstance(effect, CloseWith):
+            self.end.close(effect.code)
+        elif self.subscriber is not None:
+            match effect:
+                case Send(text):
+                    hub.send(self.subscriber, text)
+                case Subscribed(subscription):
+                    hub.subscribe(self.subscriber, subscription)
+                case Unsubscribed(sid):
+                    hub.unsubscribe(self.subscriber, sid)
+                case BarrierRequested(identity):
+                    self._relay.barrier(self.subscriber, identity)
+                case _:
+                    pass
+
+    def flush(self) -> None:
+        """Write what is pending, unless the socket is full: then it waits, and conflates."""
+        subscriber = self.subscriber
+        if subscriber is None or self.end.is_full:
+            return
+        for data in subscriber.outbox.drain():
+            self.end.send(data.decode())
+        if subscriber.close is not None:
+            self.end.close(subscriber.close.code)
+
+    def gone(self) -> None:
+        self.session.close()
+        if self.subscriber is not None:
+            self._relay.loopback.drop(self.subscriber)
+            self._relay.hub.leave(self.subscriber)
+            self.subscriber = None
+
+
+class SimulatedRelay:
+    """One life of a relay. `stop` ends it as SIGKILL does; a new one starts from nothing."""
+
+    def __init__(self, database: Database, chance: random.Random, log: Log) -> None:
+        self._database = database
+        self._chance = chance
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._offset_s = chance.uniform(0, 1e6)
+        self._speed = 1 + chance.uniform(-DRIFT, DRIFT)
+        self.hub = Hub(
+            MemoryBackplane(lambda: f"{chance.getrandbits(64):016x}"),
+            History(HISTORY),
+            HubSettings("simulated", HEARTBEAT_S * 1_000, OUTBOX),
+            frame=str.encode,
+            on_dirty=lambda: None,
+        )
+        self.loopback = Loopback(lambda: f"{chance.getrandbits(64):x}", LoopbackLimits())
+        self.intake = Intake()
+        self.is_up = False
+        self.is_alive = True
+        self.wires: dict[Wire, None] = {}
+        self.session: ListenSession | None = None
+        self._retry()
+
+    def now_ms(self) -> float:
+        return (self._offset_s + self._loop.time() * self._speed) * 1_000
+
+    def accept(self, wire: Wire) -> None:
+        self.wires[wire] = None
+        Visit(self, wire)
+
+    def stop(self) -> None:
+        """The process is gone: its sockets close, its connection to PostgreSQL too."""
+        self.is_alive = self.is_up = False
+        if self.session is not None:
+            self.session.end(is_noticed=False)
+        for wire in list(self.wires):
+            wire.cut(tell_client=True, tell_relay=False)
+
+    def flush(self) -> None:
+        for subscriber in self.hub.take_dirty():
+            if isinstance(subscriber.shell, Visit):
+                subscriber.shell.flush()
+
+    # --- the source
+
+    def _later(self, delay_s: float, act: Callable[[], None]) -> None:
+        self._loop.call_later(delay_s, lambda: act() if self.is_alive else None)
+
+    def _retry(self) -> None:
+        self._later(self._chance.uniform(*RETRY_S), self._connect)
+
+    def _connect(self) -> None:
+        try:
+            self.session = session = self._database.listen(self._notified, lambda: self._lost(session, "closed"))
+        except OSError:
+            self._retry()
+            return
+        self.loopback.reset()
+        self._beat(session)
+
+    def _beat(self, session: ListenSession) -> None:
+        if session is not self.session:
+            return
+        if self.loopback.overdue(self.now_ms(), limit_ms=OVERDUE_S * 1_000):
+            session.end(is_noticed=False)
+            self._lost(session, "overdue")
+            return
+        self.hasten()
+        self._later(HEARTBEAT_S, lambda: self._beat(session))
+
+    def hasten(self) -> None:
+        """A loopback now, unless one is in flight."""
+        if self.session is not None and not self.loopback.is_in_flight:
+            self.session.notify(self.loopback.start(now_ms=self.now_ms()))
+
+    def barrier(self, subscriber: Subscriber, identity: int) -> None:
+        self.loopback.request(subscriber, identity, now_ms=self.now_ms())
+        if self.is_up:
+            self.hasten()
+
+    def _notified(self, channel: str, payload: str) -> None:
+        if not self.is_alive:
+            return
+        if channel == LOOPBACK_CHANNEL:
+            self._looped_back(payload)
+        elif self.is_up:
+            change = self.intake.read(channel, payload, received_at=RECEIVED_AT)
+            self.hub.publish(change, channel=channel, payload=payload, now_s=self.now_ms() / 1_000)
+            if isinstance(change, Event) and change.xid is not None:
+                position = self.hub.position
+                row, version = self._database.commits[change.xid]
+                self._log.setdefault(position.epoch, []).append((position.seq, row, version))
+        self.flush()
+
+    def _looped_back(self, nonce: str) -> None:
+        result = self.loopback.returned(nonce)
+        if isinstance(result, Ignored):
+            return
+        if not self.is_up:
+            self.is_up = True
+            self.hub.source_restored("simulated")
+        self.hub.mark(result.as_of_ms)
+        for wait in result.barriers:
+            assert isinstance(wait.subscriber, Subscriber)
+            self.hub.barrier_passed(wait.subscriber, wait.id)
+        if self.loopback.has_waiting:
+            self.hasten()
+
+    def _lost(self, session: ListenSession, reason: str) -> None:
+        if not self.is_alive or session is not self.session:
+            return
+        self.session = None
+        if self.is_up:
+            self.is_up = False
+            self.hub.source_lost(reason, now_ms=self.now_ms())
+            self.flush()
+        self._retry()
