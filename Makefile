@@ -7,7 +7,7 @@ BIN    := $(or $(PGCACHEWATCH_VENV),.venv)/bin
 SEED   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test every-server simulate checker bench run lock
+.PHONY: help setup format check test every-server simulate checker checker-original bench run lock
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ every-server:  ## The tests that run on every PostgreSQL version found
 simulate:  ## The seeded simulation: make simulate SEED=42
 	$(if $(SEED),PGCW_SEED=$(SEED)) $(PYTEST) tests/simulation
 
-checker:  ## The stale-read checker on a real PostgreSQL
-	$(PYTEST) tests/checker
+checker: setup  ## The stale-read checker on a real PostgreSQL: make checker DURATION=600 SEED=1
+	$(BIN)/python -m tests.checker --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
+
+checker-original: setup  ## The same with the original library, for the table in the README
+	$(BIN)/python -m tests.checker --original --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
 
 bench:  ## The benchmarks, in one process
 	$(PYTEST) -n0 -s tests/bench
