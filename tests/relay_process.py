@@ -7,6 +7,7 @@ when a loopback has come back. It is killed at the end whatever happened. What i
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from typing import Self
 
 READY_WITHIN_S = 30.0
 POLL_S = 0.02
+LISTENING = re.compile(r"relay listening host=\S+ port=(\d+)")
 
 
 def free_port() -> int:
@@ -29,20 +31,29 @@ def free_port() -> int:
 
 
 class RelayProcess:
-    """One relay. `settings` are environment variables without their prefix, in lower case."""
+    """One relay. `settings` are environment variables without their prefix, in lower case.
+
+    The first start chooses the port, unless one is given; every later start takes the same one.
+    """
 
     def __init__(self, dsn: str, *, port: int = 0, **settings: str) -> None:
-        self.port = port or free_port()
-        self.url = f"ws://127.0.0.1:{self.port}"
-        self.http = f"http://127.0.0.1:{self.port}"
+        self.port = port
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PGCACHEWATCH_")},
             "PGCACHEWATCH_DSN": dsn,
-            "PGCACHEWATCH_PORT": str(self.port),
             **{f"PGCACHEWATCH_{name.upper()}": value for name, value in settings.items()},
         }
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Known once the relay listens."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -51,8 +62,9 @@ class RelayProcess:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "pgcachewatch", "serve"]
+        environment = {**self._environment, "PGCACHEWATCH_PORT": str(self.port)}
         self._process = subprocess.Popen(
-            command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
         )
 
     def wait_ready(self) -> None:
@@ -68,6 +80,11 @@ class RelayProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body; status 0 when nobody answers."""
+        if not self.port:
+            listening = LISTENING.search(self.log())
+            if listening is None:
+                return 0, ""
+            self.port = int(listening[1])
         try:
             with urllib.request.urlopen(self.http + path, timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -92,8 +109,9 @@ class RelayProcess:
         self.wait()
 
     def log(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")
+        # Not seek and read: the relay writes where this file's position is.
+        handle = self._output.fileno()
+        return os.pread(handle, os.fstat(handle).st_size, 0).decode(errors="replace")
 
     def __enter__(self) -> Self:
         self.start()

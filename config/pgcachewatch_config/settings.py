@@ -257,5 +257,6 @@ def _explain(error: pydantic.ValidationError, values: Mapping[str, object], sour
     source = sources.get(name, "the defaults")
     if first["type"] == "extra_forbidden":
         return f"there is no option {name!r}, but {source} sets it; see config/pgcachewatch.toml for those there are"
-    value = "a value that is not shown" if name.endswith("dsn") else repr(values.get(name))[:VALUE_LENGTH]
-    return f"option {name!r} can not be {value}, as {source} says: it must be {allowed(name)}"
+    # A DSN may hold a password.
+    value = "what was given (not shown)" if name.endswith("dsn") else repr(values.get(name))[:VALUE_LENGTH]
+    return f"option {name!r} can not be {value}, set by {source}; it must be {allowed(name)}"

@@ -15,7 +15,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from tests.checker.plan import ReaderTask, WriterTask, to_argument
-from tests.relay_process import RelayProcess
+from tests.relay_process import RelayProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 30.0
@@ -94,7 +94,7 @@ class OriginalRelay(RelayProcess):
     """The relay of the original library: its application under uvicorn, by its own interpreter."""
 
     def __init__(self, python: Path, dsn: str) -> None:
-        super().__init__(dsn)
+        super().__init__(dsn, port=free_port())
         self._python = python
         address = urlsplit(dsn)
         self._environment |= {

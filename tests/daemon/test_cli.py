@@ -20,7 +20,7 @@ from pgcachewatch_config import Settings
 from pgcachewatch_daemon.cli import relay_options, serve
 from pgcachewatch_daemon.relay import RelayOptions
 from tests.postgres import Database
-from tests.relay_process import RelayProcess, free_port
+from tests.relay_process import RelayProcess
 from tests.waiting import eventually
 
 HELLO = '{"t":"hello","v":1,"subs":[{"t":"sub","id":1}]}'
@@ -152,7 +152,7 @@ async def test_libpq_variables_are_used_when_no_dsn_is_given(database: Database)
         "PGUSER": parts.username or "",
         "PGPASSWORD": parts.password or "",
         "PGDATABASE": parts.path[1:],
-        "PGCACHEWATCH_PORT": str(free_port()),
+        "PGCACHEWATCH_PORT": "0",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PGCACHEWATCH_", "PG"))}
     command = "from pgcachewatch_daemon.cli import serve; raise SystemExit(serve([]))"
