@@ -75,6 +75,7 @@ class Waiting:
     id: int
 
 
+ANNOUNCED = {messages.PROTOCOL_HEADER: messages.SUBPROTOCOL}
 HELLO = Waiting(0, 0)
 
 
@@ -315,7 +316,7 @@ class Reception:
         if not visitor.connection.is_waiting:
             return
         self._joined(visitor, self._hub.join_plain(channel))
-        visitor.connection.upgrade()
+        visitor.connection.upgrade(headers=ANNOUNCED)
 
     def _joined(self, visitor: Visitor, subscriber: Subscriber) -> None:
         visitor.subscriber = subscriber

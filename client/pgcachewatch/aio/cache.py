@@ -124,7 +124,9 @@ def _refuse(function: Callable[..., Any]) -> None:
 
 
 def _is_method(function: Callable[..., Any]) -> bool:
-    """True for a `def` in the body of a class whose first parameter is called self."""
+    """True for a `def` in the body of a class whose first parameter is called self; a bound method has its instance."""
+    if inspect.ismethod(function):
+        return False
     scope = getattr(function, "__qualname__", "").rpartition(".")[0]
     code = getattr(function, "__code__", None)
     names = code.co_varnames[: code.co_argcount] if code is not None else ()

@@ -136,19 +136,28 @@ class EventQueue:
         except (ValueError, TypeError, RecursionError) as error:
             self.unreadable += 1
             self._log.warning("unreadable", "a notification can not be read, caches are flushed: %s", excerpt(error))
-            self.arrive(Gap(Scope(self.channel), "unreadable", excerpt(payload)))
+            self.heard(Gap(Scope(self.channel), "unreadable", excerpt(payload)))
             return
         if event.latency > self._max_latency:
             self._log.warning("late", "event is %s old, more than max_latency=%s", event.latency, self._max_latency)
-        self.arrive(event)
+        self.heard(event)
+
+    def heard(self, item: Event | Gap) -> None:
+        """What a notification turned out to be."""
+        self.arrive(item)
 
     def arrive(self, item: object) -> None:
         """One event, a Gap, or whatever else was put."""
-        self._tell(item)
+        self.tell(item)
+        self.keep(item)
+
+    def keep(self, item: object) -> None:
+        """For who reads the queue."""
         self._ring.append(item)
         self._wake()
 
-    def _tell(self, item: object) -> None:
+    def tell(self, item: object) -> None:
+        """For the strategies."""
         now_s = self.now_s()
         for reference in tuple(self._observers):
             observer = reference()
@@ -162,7 +171,7 @@ class EventQueue:
         self.has_ended, self._lost = True, lost
         if lost is not None:
             logger.error("%s", lost)
-        self._tell(Gap(EVERYTHING, "link_lost", "the connection ended"))
+        self.tell(Gap(EVERYTHING, "link_lost", "the connection ended"))
         self._wake()
 
     # --- waiting

@@ -15,6 +15,7 @@ import pydantic
 SUBPROTOCOL = "pgcachewatch.v1"
 PATH = "/v1/ws"
 PLAIN_PATH_PREFIX = "/pgpubsub/"
+PROTOCOL_HEADER = "PGCacheWatch-Protocol"  # of the plain path's handshake: what is spoken at PATH
 
 CLIENT_FRAME_BYTES = 65_536
 RELAY_FRAME_BYTES = 1_048_576

@@ -147,10 +147,11 @@ class Connection(asyncio.Protocol):
         self._response = response
         return True
 
-    def upgrade(self, too_big: tuple[int, str] | None = None) -> None:
+    def upgrade(self, too_big: tuple[int, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Complete the handshake `check_upgrade` found sound. `too_big`: how to close after an oversized frame."""
         if self._stage != DECIDING or self._response is None:
             return
+        self._response.headers.update(headers or {})
         if too_big is not None:
             self._protocol.too_big = too_big
         self._shared.pending.pop(self, None)
