@@ -13,12 +13,15 @@ its answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable
+from time import monotonic
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgcachewatch.aio.cache import CachedFunction, cached, new_store
 from pgcachewatch.aio.fills import CacheOptions
+from pgcachewatch.core.store import DEFAULT_MAXSIZE
 from pgcachewatch.core.trust import PolledTrust
+from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.logconfig import RateLimited, logger
 from pgcachewatch.strategies import EventStrategy, Strategy
 
@@ -40,19 +43,33 @@ class Decorator(Protocol):
     def __call__(self, fn: Callable[P, T], /) -> CachedFunction[P, T]: ...
 
 
-def cache(strategy: Strategy, statistics_callback: StatisticsCallback | None = None) -> Decorator:
+def cache(
+    strategy: Strategy,
+    statistics_callback: StatisticsCallback | None = None,
+    *,
+    maxsize: int = DEFAULT_MAXSIZE,
+    ignore: Collection[str] = (),
+    key: Callable[..., Hashable] | None = None,
+) -> Decorator:
     """Cache a function's results until `strategy` says otherwise.
 
     `statistics_callback` is told "hit" or "miss" for each call that uses the cache; to join a running call is a hit.
-    What it raises is logged, and does not reach the caller. Raises ConfigurationError, when it decorates, for what can
-    not be cached.
+    What it raises is logged, and does not reach the caller. `maxsize`, `ignore` and `key` are what they are for
+    `client.cache`. Raises ConfigurationError, when it decorates, for what can not be cached.
     """
-    is_watched = isinstance(strategy, EventStrategy) and strategy.is_pushed
+    source = strategy.source if isinstance(strategy, EventStrategy) else None
     trust = _trust(strategy)
-    options = CacheOptions(on_unfresh="call", statistics=statistics_callback, has_hit_path=is_watched)
+    options = CacheOptions(
+        on_unfresh="call",
+        statistics=statistics_callback,
+        has_hit_path=source is not None,
+        clock=monotonic if source is None else source.now_s,
+        ignore=ignore,
+        key=key,
+    )
 
     def decorate(function: Callable[..., Any], /) -> CachedFunction[..., Any]:
-        store = new_store(trust)
+        store = new_store(trust, maxsize=maxsize)
         if isinstance(strategy, EventStrategy):
             strategy.watch(store)
         return cached(function, store, options)
@@ -69,7 +86,7 @@ def _trust(strategy: Strategy) -> PolledTrust:
 
     if isinstance(strategy, EventStrategy):
         # It flushes every store that watches it by itself; only a foreign listener has to be read for that.
-        is_cleared = None if strategy.is_pushed else strategy.drain
+        is_cleared = strategy.drain if strategy.source is None else None
         return PolledTrust(strategy.connection_healthy, is_cleared, report)
     return _shared(strategy, PolledTrust(strategy.connection_healthy, strategy.clear, report))
 
@@ -78,6 +95,10 @@ def _shared(strategy: Strategy, trust: PolledTrust) -> PolledTrust:
     """The one trust of a strategy that answers `clear()` with True only once, though several functions may ask."""
     try:
         shared: PolledTrust = vars(strategy).setdefault(SHARED_TRUST, trust)
-    except TypeError:  # it has slots, and no place for it: its functions do not share then
-        return trust
+    except TypeError:
+        # Each function with a trust of its own would be told of a change only if it asked before the others did.
+        raise ConfigurationError(
+            f"the strategy {type(strategy).__name__} has __slots__ and no place for what its functions share; "
+            'add "__dict__" to them'
+        ) from None
     return shared

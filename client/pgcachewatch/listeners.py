@@ -121,7 +121,7 @@ class PGEventQueue(_Listener):
         except BaseException:
             self.channel = None
             raise
-        self._sensor = Sensor(connection, self._ended)
+        self._sensor = Sensor(connection, channel, self._ended)
         if not url:
             self._sensor.feel(inlet)
 

@@ -47,7 +47,10 @@ class Observer(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """A listener of ours: it hands events over, and has the clock. It holds its observers weakly."""
+    """A listener of ours: it hands events over, and has the clock. It holds its observers weakly.
+
+    A watcher must go by this clock, too: its `flush_at` is told instants of it.
+    """
 
     def connection_healthy(self) -> bool: ...
 
@@ -59,7 +62,7 @@ class Source(Protocol):
 
 
 class Watcher(Protocol):
-    """A store: flushed at once, or at an instant of the local monotonic clock."""
+    """A store: flushed at once, or at an instant of the source's clock, by which it must let go by itself."""
 
     def flush(self) -> None: ...
 
@@ -102,9 +105,9 @@ class EventStrategy(Strategy):
         self.began(self._now_s())
 
     @property
-    def is_pushed(self) -> bool:
-        """True when events are handed to it, and nobody has to call `clear()` to make it read them."""
-        return self._source is not None
+    def source(self) -> Source | None:
+        """Who hands it events, so that nobody has to call `clear()`, and whose clock they take effect by."""
+        return self._source
 
     def watch(self, watcher: Watcher) -> None:
         """Flush `watcher` whenever this strategy fires. It is held weakly."""
@@ -168,12 +171,22 @@ class EventStrategy(Strategy):
 
     def _tick(self, now_s: float) -> None:
         if now_s >= self._due_s:
-            self._fire(self._due_s)
+            self._note(self._due_s)
+            # A store on the source's clock was told the instant, and has let go by itself: to flush it here, when the
+            # next event happens to come, would take from it what it filled since.
+            if self._source is None:
+                self._flush()
 
     def _fire(self, now_s: float) -> None:
+        self._note(now_s)
+        self._flush()
+
+    def _note(self, now_s: float) -> None:
         self._due_s = FOREVER
         self.fired(now_s)
         self._fired.append(True)
+
+    def _flush(self) -> None:
         for watcher in self._watching():
             watcher.flush()
 
@@ -261,17 +274,14 @@ class Windowed(EventStrategy):
         self._max_events = max_events or FOREVER
         self._within_s = FOREVER if within is None else within.total_seconds()
         self._unfired = 0
-        self._first_unfired_s = 0.0
         super().__init__(listener, settings)
 
     def due(self, event: Event, now_s: float) -> float:
         self._latest.append(event.operation)
-        if not self._unfired:
-            self._first_unfired_s = now_s
         self._unfired += 1
         if self._unfired >= self._max_events or (self._window and self._latest == self._window):
             return now_s
-        return self._first_unfired_s + self._within_s
+        return now_s + self._within_s  # of such instants the earliest counts: that of the first event
 
     def fired(self, now_s: float) -> None:
         self._unfired = 0
@@ -302,10 +312,10 @@ class Timed(EventStrategy):
         self._previous_s = now_s
 
     def due(self, event: Event, now_s: float) -> float:
-        interval_s = self._interval.total_seconds()
-        is_over = event.sent_at - self._previous > self._interval or now_s - self._previous_s > interval_s
+        is_over = event.sent_at - self._previous > self._interval
         self._latest = event.sent_at
-        return now_s if is_over else self._previous_s + interval_s
+        # The end of the interval by our clock, which may be past.
+        return now_s if is_over else self._previous_s + self._interval.total_seconds()
 
     def fired(self, now_s: float) -> None:
         self._previous, self._previous_s = self._latest, now_s

@@ -114,9 +114,8 @@ class EventQueue:
         """Hand every event to `observer` from now on. It is held weakly."""
         self._observers.append(weakref.ref(observer, self._observers.remove))
 
-    def now_s(self) -> float:
-        """The local monotonic clock."""
-        return time.monotonic()
+    # The local monotonic clock. No method around it: each hit of a cache that is flushed from here asks it.
+    now_s = staticmethod(time.monotonic)
 
     def report(self, what: str, error: Exception) -> None:
         """Log a fault of something the user supplied, once for each kind."""

@@ -27,14 +27,23 @@ if TYPE_CHECKING:
 # closed: by this program. lost: by anything else. deaf: it lives, and does not listen any more.
 Ending = Literal["closed", "lost", "deaf"]
 
-_UNLISTEN = re.compile(r"(?:^|;)\s*(?:unlisten\b|discard\s+all\b)", re.IGNORECASE)
+NAME_BYTES = 63
+
+# Comments are looked past only where the query begins: behind each semicolon, one that does not end would be searched
+# to its end again and again.
+_BEGINNING = r"^(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
+_DEAFENING = re.compile(rf"(?:{_BEGINNING}|;\s*)(?:discard\s+all\b|unlisten\b(?P<rest>[^;]*))", re.IGNORECASE)
+_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^\W\d][\w$]*))\s*')
 
 
 class Sensor:
     """Calls `ended` when something happens to `connection`; maybe more than once, and the first word counts."""
 
-    def __init__(self, connection: Connection | PoolConnectionProxy, ended: Callable[[Ending], None]) -> None:
+    def __init__(
+        self, connection: Connection | PoolConnectionProxy, channel: str, ended: Callable[[Ending], None]
+    ) -> None:
         self._connection = connection
+        self._channel = channel
         self._ended = ended
         self._dropped: list[weakref.ref[Any]] = []
         this = weakref.ref(self)
@@ -66,7 +75,7 @@ class Sensor:
 
     def heard(self, query: str) -> None:
         """The connection ran `query`."""
-        if _UNLISTEN.search(query):
+        if _stops_listening(query, self._channel):
             self._ended("deaf")
 
 
@@ -86,6 +95,25 @@ def _let_go(sensor: weakref.ref[Sensor], callback: object) -> None:
     this = sensor()
     if this is not None:
         this.judge()
+
+
+def _stops_listening(query: str, channel: str) -> bool:
+    """False when each UNLISTEN in `query` names another channel, as asyncpg's does when another listener leaves."""
+    return any(_concerns(found["rest"], channel) for found in _DEAFENING.finditer(query))
+
+
+def _concerns(rest: str | None, channel: str) -> bool:
+    name = None if rest is None else _NAME.fullmatch(rest)
+    if name is None:
+        return True  # DISCARD ALL, UNLISTEN *, or something with a comment in it
+    if name["quoted"] is not None:
+        return _kept(name["quoted"].replace('""', '"')) == _kept(channel)
+    return _kept(name["plain"].lower()) == _kept(channel.lower())
+
+
+def _kept(name: str) -> bytes:
+    """What PostgreSQL keeps of a name."""
+    return name.encode()[:NAME_BYTES]
 
 
 def _is_own_doing() -> bool:
