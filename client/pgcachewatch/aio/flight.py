@@ -203,6 +203,8 @@ def copy_of(error: BaseException) -> BaseException:
     copy.__cause__ = error.__cause__
     copy.__context__ = error.__context__
     copy.__suppress_context__ = error.__suppress_context__
+    if hasattr(error, "__notes__"):
+        copy.__notes__ = list(error.__notes__)
     return copy
 
 

@@ -4,9 +4,10 @@ It binds nothing, logs nothing, takes no lock and does no work for events. It lo
 given, and checks their types, the lease, the horizon and the two generations. The rest goes the slow way
 (aio/fills.py): other spellings of a call, arguments that must be frozen, misses, doubts. It is measured in tests/bench.
 
-One text in several tunings: one argument, several as given, some picked out of several; coroutine or not. Shared code
+One text in several tunings: one parameter, several as given, some picked out of several; coroutine or not. Shared code
 would cost a call on each hit. What decides the order of the checks: to read the lease may find a link unhealthy and
-bump a generation, so it is read first; the value is read last, since another thread may be replacing it.
+bump a generation, so it is read first; the value is read last, since another thread may be replacing it. Generations
+are compared by identity: a fill hands on the very number it was given, and another object would only cost a miss.
 
 Bound: constant work. On the path of an event: step 12, serve.
 """
@@ -14,7 +15,7 @@ Bound: constant work. On the path of an event: step 12, serve.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from pgcachewatch.aio.fills import Fills
 from pgcachewatch.core.frozen import PLAIN
@@ -25,27 +26,28 @@ MISSING: Any = object()  # Any: stands where an argument of any type can be
 
 def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
     """The `async def` in front of `call`, the slow path."""
+    if not fills.options.has_hit_path:
+        return _asked_async(call)
     store, trust, entries, plain = fills.store, fills.store.trust, fills.store.entries, PLAIN
     observe, quick, now = fills.observe_hit, fills.quick, fills.options.clock
 
-    async def cached(first: Any = MISSING, /, *rest: Any, **kwargs: Any) -> Any:  # hot path
-        if not rest and not kwargs:
-            try:
-                entry = entries[first]
-            except (KeyError, TypeError):  # TypeError: it can not be hashed, and must be frozen
-                pass
-            else:
-                if (
-                    first.__class__ is entry.kind
-                    and trust.deadline > now() < store.horizon
-                    and entry.generation == store.generation
-                    and entry.gap == trust.generation
-                ):
-                    entry.hits += 1
-                    if observe is not None:
-                        observe()
-                    return entry.value
-        return await call(() if first is MISSING else (first, *rest), kwargs)
+    async def cached(only: Any = MISSING) -> Any:  # hot path
+        try:
+            entry = entries[only]
+        except (KeyError, TypeError):  # TypeError: it can not be hashed, and must be frozen
+            pass
+        else:
+            if (
+                only.__class__ is entry.kind
+                and trust.deadline > now() < store.horizon
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
+            ):
+                entry.hits += 1
+                if observe is not None:
+                    observe()
+                return entry.value
+        return await call(() if only is MISSING else (only,), {})
 
     async def cached_several(*args: Any, **kwargs: Any) -> Any:  # hot path
         for argument in args:
@@ -57,8 +59,8 @@ def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
                 entry is not None
                 and not kwargs
                 and trust.deadline > now() < store.horizon
-                and entry.generation == store.generation
-                and entry.gap == trust.generation
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
             ):
                 entry.hits += 1
                 if observe is not None:
@@ -72,8 +74,8 @@ def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
             if (
                 entry is not None
                 and trust.deadline > now() < store.horizon
-                and entry.generation == store.generation
-                and entry.gap == trust.generation
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
             ):
                 entry.hits += 1
                 if observe is not None:
@@ -81,35 +83,33 @@ def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
                 return entry.value
         return await call(args, kwargs)
 
-    async def cached_asked(*args: Any, **kwargs: Any) -> Any:
-        return await call(args, kwargs)
-
-    return _tuning(fills, single=cached, several=cached_several, picked=cached_picked, asked=cached_asked)
+    return _tuning(fills, single=cached, several=cached_several, picked=cached_picked)
 
 
 def synchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
     """The `def` in front of `call`, the slow path."""
+    if not fills.options.has_hit_path:
+        return _asked(call)
     store, trust, entries, plain = fills.store, fills.store.trust, fills.store.entries, PLAIN
     observe, quick, now = fills.observe_hit, fills.quick, fills.options.clock
 
-    def cached(first: Any = MISSING, /, *rest: Any, **kwargs: Any) -> Any:  # hot path
-        if not rest and not kwargs:
-            try:
-                entry = entries[first]
-            except (KeyError, TypeError):
-                pass
-            else:
-                if (
-                    first.__class__ is entry.kind
-                    and trust.deadline > now() < store.horizon
-                    and entry.generation == store.generation
-                    and entry.gap == trust.generation
-                ):
-                    entry.hits += 1
-                    if observe is not None:
-                        observe()
-                    return entry.value
-        return call(() if first is MISSING else (first, *rest), kwargs)
+    def cached(only: Any = MISSING) -> Any:  # hot path
+        try:
+            entry = entries[only]
+        except (KeyError, TypeError):
+            pass
+        else:
+            if (
+                only.__class__ is entry.kind
+                and trust.deadline > now() < store.horizon
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
+            ):
+                entry.hits += 1
+                if observe is not None:
+                    observe()
+                return entry.value
+        return call(() if only is MISSING else (only,), {})
 
     def cached_several(*args: Any, **kwargs: Any) -> Any:  # hot path
         for argument in args:
@@ -121,8 +121,8 @@ def synchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
                 entry is not None
                 and not kwargs
                 and trust.deadline > now() < store.horizon
-                and entry.generation == store.generation
-                and entry.gap == trust.generation
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
             ):
                 entry.hits += 1
                 if observe is not None:
@@ -136,8 +136,8 @@ def synchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
             if (
                 entry is not None
                 and trust.deadline > now() < store.horizon
-                and entry.generation == store.generation
-                and entry.gap == trust.generation
+                and entry.generation is store.generation
+                and entry.gap is trust.generation
             ):
                 entry.hits += 1
                 if observe is not None:
@@ -145,22 +145,40 @@ def synchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
                 return entry.value
         return call(args, kwargs)
 
-    def cached_asked(*args: Any, **kwargs: Any) -> Any:
+    return _tuning(fills, single=cached, several=cached_several, picked=cached_picked)
+
+
+def _asked_async(call: Call) -> Callable[..., Any]:
+    async def cached(*args: Any, **kwargs: Any) -> Any:
+        return await call(args, kwargs)
+
+    return cached
+
+
+def _asked(call: Call) -> Callable[..., Any]:
+    def cached(*args: Any, **kwargs: Any) -> Any:
         return call(args, kwargs)
 
-    return _tuning(fills, single=cached, several=cached_several, picked=cached_picked, asked=cached_asked)
+    return cached
 
 
 def _tuning(
-    fills: Fills[Any],
-    *,
-    single: Callable[..., Any],
-    several: Callable[..., Any],
-    picked: Callable[..., Any],
-    asked: Callable[..., Any],
+    fills: Fills[Any], *, single: Callable[..., Any], several: Callable[..., Any], picked: Callable[..., Any]
 ) -> Callable[..., Any]:
-    if not fills.options.has_hit_path:
-        return asked
-    if fills.keys.is_as_given:
-        return single if fills.keys.is_single else several
-    return picked
+    if not fills.keys.is_as_given:
+        return picked
+    return _like(fills.function, single) if fills.keys.is_single else several
+
+
+def _like(function: Any, wrapper: Any) -> Callable[..., Any]:  # Any: attributes of a plain `def`
+    """Give the one parameter of `wrapper` the name of that of `function`: calls by keyword are hits, too.
+
+    A wrapper that takes whatever comes (`*args, **kwargs`) costs a fifth of a hit more, and refuses a call that does
+    not fit in other words than the function does.
+    """
+    own, code = function.__code__, wrapper.__code__
+    wrapper.__code__ = code.replace(
+        co_varnames=(own.co_varnames[0], *code.co_varnames[1:]), co_posonlyargcount=own.co_posonlyargcount
+    )
+    wrapper.__defaults__ = function.__defaults__ and (MISSING,)
+    return cast("Callable[..., Any]", wrapper)

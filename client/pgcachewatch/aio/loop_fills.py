@@ -48,8 +48,8 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
                 case RunAlone():
                     break
                 case Lead():
-                    self.observe("miss")
                     flight = self._start(decision.fill, args, kwargs)
+                    self.observe("miss")
                 case Join(flight):
                     self.observe("hit")
                 case Await(flight):

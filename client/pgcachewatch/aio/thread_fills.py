@@ -37,7 +37,6 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
                 case RunAlone():
                     break
                 case Lead():
-                    self.observe("miss")
                     return self._run(decision.fill, args, kwargs)
                 case Join(flight):
                     self.observe("hit")
@@ -60,6 +59,7 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
     def _run(self, fill: Fill[ThreadFlight[R]], args: Arguments, kwargs: Keywords) -> R:
         inside = CURRENT.set(fill.run.node)
         try:
+            self.observe("miss")  # inside: should it be interrupted, nobody may wait for a fill that does not run
             value = self.function(*args, **kwargs)
             self.finish(fill, value)
         except BaseException as error:

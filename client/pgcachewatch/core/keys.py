@@ -5,9 +5,10 @@ However a call is spelled, positional or by keyword, with a default left out or 
     get(5)   get(user_id=5)   get(5, "en")   get(5, language="en")   get(language="en", user_id=5)
 
 A key is the shortest positional spelling of the call, without the ignored parameters: trailing defaults are left out.
-When only one parameter is left it is that value alone, no tuple around it, so that the hit path can look up what it was
-given. Values are frozen (core/frozen.py), so calls whose arguments only compare equal, as 1 and True, do not share. Of
-the instance a method is called on there is only a token in the key: it is neither compared nor kept alive.
+When only one parameter of a plain `def` is left it is that value alone, no tuple around it, so that the hit path can
+look up what it was given. Values are frozen (core/frozen.py), so calls whose arguments only compare equal, as 1 and
+True, do not share. Of the instance a method is called on there is only a token in the key: it is neither compared nor
+kept alive.
 
 How the arguments of one shape of call (so many positional ones, these keywords) are put in order is worked out once.
 Bound: SHAPES shapes are remembered.
@@ -16,6 +17,7 @@ Bound: SHAPES shapes are remembered.
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +86,8 @@ class Keys:
         # Only when the instance itself is in the key; a method may ignore it.
         self._instance = self._all[0] if is_method and self._all[:1] == self._positional[:1] else None
         self._defaults = {one.name: self._default(one) for one in kept if one.default is not one.empty}
-        self.is_single = len(kept) == 1 == len(self._positional) and key is None and self._instance is None
+        is_one = len(kept) == 1 == len(self._positional)
+        self.is_single = is_one and key is None and self._instance is None and _says_its_signature(function)
 
     @property
     def is_as_given(self) -> bool:
@@ -218,6 +221,12 @@ def _quick_places(places: Sequence[int], count: int, *, is_single: bool) -> Quic
         return picked[0] if is_single else tuple(picked)
 
     return quick
+
+
+def _says_its_signature(function: Callable[..., Any]) -> bool:
+    """True for a `def` whose own parameters are its signature, and not those of something it wraps."""
+    is_def = isinstance(function, types.FunctionType)
+    return is_def and not hasattr(function, "__wrapped__") and not hasattr(function, "__signature__")
 
 
 def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:

@@ -1,20 +1,15 @@
 """The store: which entry may be served, which fill may be joined, and what becomes of both when something changes.
 
-The state machine is the proof obligation: it drives a store with every kind of step and checks G1, G4, G8 and G10 by
-what each fill saw of a database that it keeps beside it.
+That these rules add up to the guarantees is shown in test_store_guarantees.py.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from pgcachewatch.core.store import STEPS_PER_EVICTION, Fill, Store
+from pgcachewatch.core.store import DEAD, STEPS_PER_EVICTION, Entry, Store
 from pgcachewatch.core.trust import FOREVER, Trust
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import Scope
@@ -64,6 +59,24 @@ def test_a_result_whose_fill_saw_a_gap_is_not_stored() -> None:
     assert not store.finish(running, "old")
 
 
+def test_a_gap_that_falls_while_a_result_is_being_stored_takes_it_along() -> None:
+    class Breaking(Trust):
+        """A gap falls, found by another thread, behind the second look at the generation."""
+
+        looks = 0
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "generation":
+                self.looks += 1
+                return int(self.looks > 2)
+            return super().__getattribute__(name)
+
+    store: Store[object, None] = Store(Breaking(FOREVER))
+
+    assert fill(store, "key")
+    assert served(store, "key") is None
+
+
 def test_a_gap_takes_every_entry_from_service() -> None:
     trust = Trust(FOREVER)
     store: Store[object, None] = Store(trust)
@@ -84,20 +97,17 @@ def test_a_fill_may_be_joined_until_something_is_invalidated() -> None:
     assert store.current("key") is None
 
 
-def test_an_old_fill_that_ends_touches_no_newer_one() -> None:
+def test_an_old_fill_that_fails_touches_no_newer_one() -> None:
     store = make()
     old = store.begin("key", now=0, run=None)
     store.flush()
     new = store.begin("key", now=0, run=None)
 
     store.abandon(old)
-    assert store.current("key") is new
-    store.finish(old, "old")
-    assert store.current("key") is new
-    store.finish(new, "new")
-    store.abandon(old)
 
-    assert served(store, "key") == "new"
+    assert store.current("key") is new
+    assert not new.is_overtaken
+    assert store.finish(new, "new")
 
 
 def test_a_result_that_must_not_be_stored_is_joined_and_forgotten() -> None:
@@ -120,6 +130,131 @@ def test_a_forgotten_key_takes_its_running_fill_along() -> None:
     assert not store.finish(running, "old")
     assert not store.forget("key")
     assert served(store, "key") is None
+
+
+def test_a_key_is_forgotten_together_with_what_it_has_running() -> None:
+    store = make()
+    store.begin("key", now=0, run=None)
+
+    assert not store.forget("key")
+    assert store.current("key") is None
+
+
+def test_a_forgotten_key_takes_no_other_along() -> None:
+    store = make()
+    fill(store, "other")
+
+    store.forget("key")
+
+    assert served(store, "other") == "value"
+
+
+# --- what may be newer than the entry beside it
+
+
+def test_an_old_fill_that_returns_late_takes_the_newer_entry_along() -> None:
+    store = make()
+    old = store.begin("key", now=0, run=None)
+    store.flush()
+    fill(store, "key", "read before the old fill's")
+
+    assert not store.finish(old, "read last")
+
+    assert served(store, "key") is None
+
+
+def test_a_fill_that_another_run_overtook_is_current_and_not_stored() -> None:
+    store = make()
+    old = store.begin("key", now=0, run=None)
+    store.flush()
+    new = store.begin("key", now=0, run=None)
+
+    store.finish(old, "read last")
+
+    assert store.current("key") is new
+    assert new.is_overtaken
+    assert not store.finish(new, "read before")
+    assert served(store, "key") is None
+
+
+def test_a_fill_that_begins_after_the_overtaking_is_stored() -> None:
+    store = make()
+    fill(store, "key", "old")
+    store.overtake("key")
+
+    assert served(store, "key") is None
+    assert fill(store, "key", "new")
+    assert served(store, "key") == "new"
+
+
+def test_a_run_that_overtakes_concerns_its_own_key_only() -> None:
+    store = make()
+    fill(store, "other")
+    running = store.begin("another", now=0, run=None)
+
+    store.overtake("key")
+
+    assert served(store, "other") == "value"
+    assert store.finish(running, "value")
+
+
+def test_a_result_that_was_not_to_be_stored_overtakes_all_the_same() -> None:
+    store = make()
+    shared = store.begin("key", now=0, run=None, is_storable=False)
+    newer = store.begin("key", now=0, run=None)
+
+    store.finish(shared, "value")
+
+    assert newer.is_overtaken
+
+
+def test_a_failure_overtakes_nothing() -> None:
+    store = make()
+    fill(store, "key")
+
+    store.abandon(store.begin("key", now=0, run=None))
+
+    assert served(store, "key") == "value"
+
+
+def test_a_key_that_is_forgotten_while_it_runs_is_not_stored_late() -> None:
+    store = make()
+    forgotten = store.begin("key", now=0, run=None)
+    store.forget("key")
+    fill(store, "key", "new")
+
+    store.finish(forgotten, "of unknown age")
+
+    assert served(store, "key") is None
+
+
+# --- entries are read without a lock
+
+
+def test_while_an_entry_is_replaced_it_is_dead() -> None:
+    seen: list[int] = []
+
+    class Watched(Entry[str]):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in ("value", "gap"):
+                seen.append(getattr(self, "generation", DEAD))
+            super().__setattr__(name, value)
+
+    entry = Watched("key")
+    entry.put("old", gap=0, generation=0)
+    seen.clear()
+
+    entry.put("new", gap=1, generation=1)
+
+    assert seen == [DEAD, DEAD]
+    assert (entry.value, entry.gap, entry.generation) == ("new", 1, 1)
+
+
+def test_an_entry_whose_key_is_no_tuple_knows_the_type_it_was_filled_for() -> None:
+    assert Entry(1).kind is int
+    assert Entry((1, 2)).kind is not tuple
 
 
 # --- scopes
@@ -176,6 +311,28 @@ def test_a_fill_that_was_running_when_a_flush_fell_due_is_not_joined_later() -> 
     assert not store.finish(running, "old")
 
 
+def test_an_invalidation_makes_a_flush_that_was_due_later_superfluous() -> None:
+    store = make()
+    store.flush_at(10.0)
+
+    store.flush()
+    fill(store, "key")
+    store.expire(11.0)
+
+    assert served(store, "key") == "value"
+
+
+def test_a_generation_that_was_left_never_comes_back() -> None:
+    store = make()
+    seen = {store.generation}
+    for _ in range(100):
+        store.flush()
+        seen.add(store.generation)
+
+    assert len(seen) == 101
+    assert DEAD not in seen
+
+
 # --- bounds
 
 
@@ -206,6 +363,30 @@ def test_what_is_hit_outlives_what_is_not() -> None:
         fill(store, number)
 
     assert store.info().hits == 200
+
+
+def test_the_oldest_that_was_not_hit_makes_room() -> None:
+    store = make(4)
+    for key in ("a", "b", "c", "d"):
+        fill(store, key)
+    for key in ("a", "c", "d"):
+        store.entries[key].hits += 1
+
+    fill(store, "e")
+
+    assert set(store.entries) == {"a", "c", "d", "e"}
+
+
+def test_a_dead_entry_makes_room_although_it_was_hit() -> None:
+    store = make(2)
+    fill(store, "dead")
+    store.entries["dead"].hits += 1
+    fill(store, "live")
+    store.forget("dead")
+
+    fill(store, "new")
+
+    assert set(store.entries) == {"live", "new"}
 
 
 def test_dead_entries_go_before_live_ones() -> None:
@@ -272,167 +453,3 @@ def test_a_flush_waits_for_the_lock_that_fills_hold() -> None:
 
     assert flushed.is_set()
     assert store.info().flushes == 2
-
-
-# --- the proof obligations, by a state machine
-
-
-@dataclass(eq=False)
-class Caller:
-    """Somebody who waits. `due` is the version that was applied when the call started."""
-
-    due: int
-    answer: int | None = None
-
-
-@dataclass(eq=False)
-class Running:
-    """One fill: what it saw of the database, and who waits for it."""
-
-    fill: Fill[Running | None]
-    key: str
-    saw: int
-    callers: list[Caller] = field(default_factory=list)
-
-
-keys = st.sampled_from(["a", "b", "c"])
-
-
-class StoreMachine(RuleBasedStateMachine):
-    """A database of one version, a link that delivers its changes, and one store."""
-
-    running = Bundle("running")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust = Trust(0.0)
-        self.store: Store[int, Running | None] = Store(self.trust, scopes=[Scope("c", "t")], maxsize=2)
-        self.now = 0.0
-        self.version = 0  # committed
-        self.applied = 0  # delivered, or made up for by a gap
-        self.fills: list[Running] = []
-
-    @property
-    def is_fresh(self) -> bool:
-        return self.now < self.trust.deadline
-
-    # --- the database and the link
-
-    @rule()
-    def commit(self) -> None:
-        self.version += 1
-
-    @rule()
-    def deliver(self) -> None:
-        assert self.store.invalidate(Scope("c", "t", key="5"))
-        self.applied = self.version
-
-    @rule()
-    def deliver_what_concerns_others(self) -> None:
-        assert not self.store.invalidate(Scope("c", "other"))
-
-    @rule()
-    def lose_the_link(self) -> None:
-        self.trust.renew(0.0)
-
-    @rule()
-    def gap(self) -> None:
-        self.trust.gap()
-        self.applied = self.version
-
-    @rule()
-    def renew(self) -> None:
-        # A proof comes behind the events it speaks of.
-        if self.applied < self.version:
-            self.deliver()
-        self.trust.renew(self.now + 3)
-
-    @rule()
-    def time_passes(self) -> None:
-        self.now += 1
-
-    @rule()
-    def throttle(self) -> None:
-        self.store.flush_at(self.now + 2)
-
-    # --- the callers
-
-    @rule(target=running, key=keys)
-    def call(self, key: str) -> object:
-        self.store.expire(self.now)
-        caller = Caller(due=self.applied)
-        if self.is_fresh:
-            entry = self.store.lookup(key)
-            if entry is not None:
-                entry.hits += 1
-                self.answer(caller, entry.value)
-                return multiple()
-        fill = self.store.current(key)
-        if fill is not None and fill.run is not None:
-            fill.run.callers.append(caller)
-            return multiple()
-        fill = self.store.begin(key, now=self.now, run=None, is_storable=self.is_fresh)
-        started = Running(fill, key, self.version, [caller])
-        fill.run = started
-        self.fills.append(started)
-        return started
-
-    @rule(one=consumes(running))
-    def finish(self, one: Running) -> None:
-        self.fills.remove(one)
-        is_stored = self.store.finish(one.fill, one.saw)
-        assert not (is_stored and one.saw < self.applied), "stored what is known to be old"
-        for caller in one.callers:
-            self.answer(caller, one.saw)
-
-    @rule(one=consumes(running))
-    def fail(self, one: Running) -> None:
-        self.fills.remove(one)
-        self.store.abandon(one.fill)
-
-    @rule(one=running)
-    def leave(self, one: Running) -> None:
-        """A caller is cancelled. The fill goes on for the others, and ends when nobody is left."""
-        if one in self.fills and one.callers:
-            one.callers.pop()
-            if not one.callers:
-                self.fills.remove(one)
-                self.store.abandon(one.fill)
-
-    @rule(key=keys)
-    def forget(self, key: str) -> None:
-        self.store.forget(key)
-        assert self.store.lookup(key) is None
-        assert self.store.current(key) is None
-
-    # --- the guarantees
-
-    def answer(self, caller: Caller, value: int) -> None:
-        assert value >= caller.due, "G4: a call got what was read before a change that was applied before the call"
-        caller.answer = value
-
-    @invariant()
-    def what_is_servable_contains_all_that_was_applied(self) -> None:
-        for key in ("a", "b", "c"):
-            entry = self.store.lookup(key)
-            assert entry is None or entry.value >= self.applied, "G1"
-
-    @invariant()
-    def one_current_fill_per_key(self) -> None:
-        for key in ("a", "b", "c"):
-            current = [one for one in self.fills if one.key == key and self.store.current(key) is one.fill]
-            assert len(current) <= 1, "G10"
-
-    @invariant()
-    def everybody_waits_for_a_fill_that_runs(self) -> None:
-        for one in self.fills:
-            assert one.callers, "G8: a fill without callers"
-
-    @invariant()
-    def memory_is_bounded(self) -> None:
-        assert len(self.store.entries) <= 2, "G9"
-        assert len(self.store._order) == len(self.store.entries)
-
-
-StoreMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestStoreMachine = StoreMachine.TestCase
