@@ -6,12 +6,13 @@ uses it checks the chain without saying so.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import asyncpg
 import httpx
@@ -23,6 +24,7 @@ from websockets.typing import Subprotocol
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from tests.postgres import Database
+from tests.waiting import LIMIT_S
 
 CHANNEL = "ch_pgcachewatch_table_change"
 SOURCE = SourceOptions(heartbeat_s=0.05, idle_heartbeat_s=0.05, reconnect_min_s=0.01, reconnect_max_s=0.05)
@@ -41,11 +43,21 @@ async def running(relay_options: RelayOptions) -> AsyncIterator[Relay]:
         yield relay
 
 
+class Addressed(Protocol):
+    """A relay, in this process or in one of its own."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
 class Client:
     """A client of /v1/ws that keeps the chain and nothing else."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._connection = connect(relay.url + "/v1/ws", subprotocols=[Subprotocol("pgcachewatch.v1")], proxy=None)
+    def __init__(self, relay: Addressed, **extra: Any) -> None:  # Any: options of websockets' connect
+        subprotocols = [Subprotocol("pgcachewatch.v1")]
+        self._connection = connect(relay.url + "/v1/ws", subprotocols=subprotocols, proxy=None, **extra)
         self.socket: ClientConnection
         self.epoch = ""
         self.cursor = 0
@@ -84,10 +96,11 @@ class Client:
         return message
 
     async def until(self, kind: str, **fields: Any) -> Message:
-        while True:
-            message = await self.next()
-            if message["t"] == kind and all(message.get(name) == value for name, value in fields.items()):
-                return message
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                message = await self.next()
+                if message["t"] == kind and all(message.get(name) == value for name, value in fields.items()):
+                    return message
 
     async def close_code(self) -> int:
         await self.socket.wait_closed()
@@ -127,7 +140,7 @@ async def kill_listener(database: Database) -> None:
         await connection.close()
 
 
-async def get(relay: Relay, path: str, method: str = "GET") -> httpx.Response:
+async def get(relay: Addressed, path: str, method: str = "GET") -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.request(method, f"http://127.0.0.1:{relay.port}{path}")
 

@@ -6,6 +6,7 @@ when a loopback has come back. It is killed at the end whatever happened. What i
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -129,3 +130,12 @@ class RelayProcess:
             self._process.kill()
             self._process.wait()
         self._output.close()
+
+    async def __aenter__(self) -> Self:
+        """The same beside an event loop that the relay needs meanwhile, as that of a proxy before its server."""
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)

@@ -5,7 +5,8 @@
     WebSocketServer --requested, received, gone--> Reception --> Hub
 
 The source's callbacks run straight through to the outboxes; what they filled is written once per iteration of the loop,
-and earlier when much of it has gathered. All of it is one thread and one event loop; nothing waits for a client.
+and at once when much of it has gathered or a loopback came back. All of it is one thread and one event loop; nothing
+waits for a client.
 
 Life: `start` binds the port and begins to look for PostgreSQL; `run` serves until `stop`, then drains; `close` ends it
 all and leaves no task behind. Bound of a drain: `drain_grace_s`, then what is still connected is cut.
@@ -206,6 +207,7 @@ class Relay:
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
             self._hub.barrier_passed(cast(Subscriber, barrier.subscriber), barrier.id)
+        self._flush()  # not in the next iteration: somebody waits for this
         if self._loopback.has_waiting:
             self._source.hasten()
 

@@ -46,6 +46,7 @@ async def relay(database: Database) -> AsyncIterator[Relay]:
 # --- the protocol
 
 
+@pytest.mark.rule("W-ORDER-1")
 async def test_a_hello_is_answered_by_welcome_subok_and_a_proof(relay: Relay) -> None:
     async with Client(relay) as client:
         welcome = await client.hello({"t": "sub", "id": 5, "table": "users"}, {"t": "sub", "id": 6, "channel": "other"})
@@ -58,6 +59,9 @@ async def test_a_hello_is_answered_by_welcome_subok_and_a_proof(relay: Relay) ->
         assert mark["as_of"] > 0
 
 
+@pytest.mark.rule("W-CHAIN-1")
+@pytest.mark.rule("W-CHAIN-2")
+@pytest.mark.rule("W-SUB-4")
 async def test_an_event_reaches_whoever_subscribed_to_it_and_nobody_else(relay: Relay, database: Database) -> None:
     async with Client(relay) as users, Client(relay) as orders:
         await users.hello({"t": "sub", "id": 1, "table": "users"})
@@ -69,6 +73,7 @@ async def test_an_event_reaches_whoever_subscribed_to_it_and_nobody_else(relay: 
         assert [message for message in orders.seen if message["t"] == "ev"] == []
 
 
+@pytest.mark.rule("W-EV-5")
 async def test_an_unreadable_notification_reaches_every_subscription_of_its_channel(
     relay: Relay, database: Database
 ) -> None:
@@ -78,6 +83,7 @@ async def test_an_unreadable_notification_reaches_every_subscription_of_its_chan
         assert (await client.until("ev"))["i"] == [[1, "*", None]]
 
 
+@pytest.mark.rule("W-SUB-5")
 async def test_a_subscription_added_later_is_live_from_its_subok(relay: Relay, database: Database) -> None:
     async with Client(relay) as client:
         await client.hello()
@@ -94,6 +100,7 @@ async def test_a_subscription_added_later_is_live_from_its_subok(relay: Relay, d
         assert (await client.until("ev"))["i"][0][2] == "3"
 
 
+@pytest.mark.rule("W-FORWARD-2")
 async def test_an_unknown_message_is_an_error_and_the_connection_stays(relay: Relay) -> None:
     async with Client(relay) as client:
         await client.hello()
@@ -103,6 +110,7 @@ async def test_an_unknown_message_is_an_error_and_the_connection_stays(relay: Re
         await client.until("pong", id=4)
 
 
+@pytest.mark.rule("W-BARRIER-1")
 async def test_a_barrier_passes_behind_the_event_committed_before_it(database: Database) -> None:
     async with running(options(database.dsn, QUIET)) as relay, Client(relay) as client:
         await client.hello()
@@ -133,6 +141,8 @@ async def test_requests_sent_with_the_hello_wait_for_its_channels(relay: Relay) 
             await client.until("barrierok", id=2)
 
 
+@pytest.mark.rule("W-RESUME-1")
+@pytest.mark.rule("W-RESUME-2")
 async def test_a_client_that_comes_back_is_replayed_what_it_missed(relay: Relay, database: Database) -> None:
     async with Client(relay) as client:
         await client.hello()
@@ -146,6 +156,7 @@ async def test_a_client_that_comes_back_is_replayed_what_it_missed(relay: Relay,
         assert (await again.until("ev"))["i"] == [[1, "*", "missed"]]
 
 
+@pytest.mark.rule("W-RESUME-1")
 async def test_a_channel_nobody_listened_to_can_not_be_resumed(relay: Relay, database: Database) -> None:
     async with Client(relay) as client:
         await client.hello()
@@ -157,6 +168,7 @@ async def test_a_channel_nobody_listened_to_can_not_be_resumed(relay: Relay, dat
         assert welcome["resumed"] is False, "what the channel said meanwhile is unknown"
 
 
+@pytest.mark.rule("W-ERR-1")
 async def test_barriers_over_the_limit_are_refused_by_name(database: Database) -> None:
     limits = LoopbackLimits(barriers=100, barriers_per_subscriber=2)
     async with running(options(database.dsn, barriers=limits)) as relay, Client(relay) as client:
@@ -194,12 +206,15 @@ async def test_a_violation_closes_that_connection_with_its_code_and_no_other(
         await good.until("pong", id=1)
 
 
+@pytest.mark.rule("W-HELLO-1")
 async def test_a_client_that_says_no_hello_is_closed_4101(database: Database) -> None:
     sockets = SocketLimits(close_s=0.05)
     async with running(options(database.dsn, hello_timeout_s=0.02, sockets=sockets)) as relay, Client(relay) as client:
         assert await client.close_code() == 4101
 
 
+@pytest.mark.rule("W-TRANSPORT-1")
+@pytest.mark.rule("W-TRANSPORT-2")
 async def test_requests_are_refused_before_the_upgrade_by_status(relay: Relay) -> None:
     assert await refused(relay.url + "/v1/ws") == 400
     assert await refused(relay.url + "/v1/ws", subprotocols=["graphql-ws"]) == 400
@@ -209,6 +224,7 @@ async def test_requests_are_refused_before_the_upgrade_by_status(relay: Relay) -
     assert (await get(relay, "/v1/ws", "POST")).headers["Allow"] == "GET"
 
 
+@pytest.mark.rule("W-TRANSPORT-2")
 async def test_admission_refuses_with_503_when_full_and_429_by_address(database: Database) -> None:
     full = AdmissionLimits(connections=1, connections_per_address=10)
     async with running(options(database.dsn, admission=full)) as relay:
@@ -222,6 +238,8 @@ async def test_admission_refuses_with_503_when_full_and_429_by_address(database:
         assert await refused(relay.url + f"/pgpubsub/{CHANNEL}") == 429
 
 
+@pytest.mark.rule("W-TRANSPORT-2")
+@pytest.mark.rule("W-PLAIN-4")
 async def test_without_postgresql_everybody_is_told_to_come_back(database: Database) -> None:
     nowhere = "postgresql://u@127.0.0.1:1/d"
     async with Relay(options(nowhere)) as relay:
@@ -239,6 +257,8 @@ async def test_without_postgresql_everybody_is_told_to_come_back(database: Datab
 # --- the plain path
 
 
+@pytest.mark.rule("W-PLAIN-1")
+@pytest.mark.rule("W-PLAIN-2")
 @pytest.mark.parametrize("connect_to", [connect, legacy_connect], ids=["asyncio", "legacy"])
 @pytest.mark.filterwarnings("ignore:websockets.legacy:DeprecationWarning")
 async def test_no_notification_sent_right_after_the_plain_handshake_is_lost(
@@ -252,6 +272,7 @@ async def test_no_notification_sent_right_after_the_plain_handshake_is_lost(
     assert received == [str(number) for number in range(1, 10_001)]
 
 
+@pytest.mark.rule("W-LIMIT-6")
 async def test_one_channel_more_than_the_limit_is_refused_on_each_path_and_harms_nobody(database: Database) -> None:
     source = replace(SOURCE, channels_limit=1)
     async with running(options(database.dsn, source)) as relay, Client(relay) as client:
@@ -286,6 +307,7 @@ async def test_a_plain_client_that_leaves_during_its_handshake_harms_nobody(data
                 assert await client.recv() == "hello"
 
 
+@pytest.mark.rule("W-PLAIN-3")
 async def test_a_plain_client_is_closed_1012_when_events_may_be_missing(relay: Relay, database: Database) -> None:
     async with connect(relay.url + f"/pgpubsub/{CHANNEL}", proxy=None) as client:
         await kill_listener(database)

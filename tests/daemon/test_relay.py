@@ -40,6 +40,9 @@ async def relay(database: Database) -> AsyncIterator[Relay]:
 # --- losing PostgreSQL
 
 
+@pytest.mark.rule("W-STALE-1")
+@pytest.mark.rule("W-MARK-2")
+@pytest.mark.rule("W-POSITION-1")
 async def test_a_killed_listener_is_stale_at_once_then_a_new_epoch(relay: Relay, database: Database) -> None:
     async with Client(relay) as client:
         await client.hello()
@@ -71,7 +74,8 @@ async def test_a_server_that_is_killed_and_restarted_is_found_again(private_serv
 async def test_a_black_holed_connection_is_noticed_by_the_loopback(database: Database) -> None:
     async with Proxy("127.0.0.1", port_of(database.dsn)) as proxy:
         dsn = through(proxy, database.dsn)
-        async with running(options(dsn, replace(SOURCE, overdue_s=0.2))) as relay, Client(relay) as client:
+        source = replace(SOURCE, overdue_s=0.2, connect_timeout_s=0.5)
+        async with running(options(dsn, source)) as relay, Client(relay) as client:
             await client.hello()
             proxy.black_hole()
             assert (await client.until("stale"))["reason"] == "loopback_overdue"
@@ -95,6 +99,7 @@ async def test_a_barrier_asked_for_while_the_source_is_lost_passes_afterwards(re
 # --- leaving
 
 
+@pytest.mark.rule("W-CLOSE-2")
 async def test_a_drain_says_bye_and_closes_by_path_and_lets_nobody_in(database: Database) -> None:
     async with running(options(database.dsn)) as relay:
         async with Client(relay) as client, connect(relay.url + f"/pgpubsub/{CHANNEL}", proxy=None) as plain:
@@ -132,6 +137,7 @@ async def test_run_returns_once_it_was_stopped_and_drained(database: Database) -
 # --- being seen
 
 
+@pytest.mark.rule("W-PLAIN-4")
 async def test_readiness_is_the_loopback_not_the_connection(relay: Relay) -> None:
     answer = await get(relay, "/readyz")
     assert answer.status_code == 200

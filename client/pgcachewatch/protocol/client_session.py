@@ -260,7 +260,7 @@ class ClientSession:
             reason: GapReason = "chain_broken" if violation.rule.startswith("W-CHAIN") else "unreadable"
             deliveries += [
                 Flush(EVERYTHING, reason),
-                CloseWith(violation.close_code, str(violation)[:120], violation.rule),
+                CloseWith(violation.close_code, codec.shorten(str(violation)), violation.rule),
             ]
         return deliveries
 

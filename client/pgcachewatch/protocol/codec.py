@@ -21,6 +21,7 @@ from pgcachewatch.errors import ProtocolError
 from pgcachewatch.protocol import messages
 
 EXCERPT_LENGTH = 80
+REASON_BYTES = 120  # a WebSocket close reason has at most 123 bytes (RFC 6455, 5.5.1)
 
 Item = tuple[int, str, str | None] | tuple[int, str, str | None, dict[str, object]]
 M = TypeVar("M")
@@ -65,8 +66,7 @@ class _Direction(Generic[M]):
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             if first["type"] == "union_tag_invalid":
-                identity = part.get("id")
-                return Unknown(part["t"][:EXCERPT_LENGTH], identity if type(identity) is int else None)
+                return Unknown(part["t"][:EXCERPT_LENGTH], _request_id(part.get("id")))
             place = ".".join(str(step) for step in first["loc"])
             raise ProtocolError(
                 f"malformed {part['t'][:EXCERPT_LENGTH]!r} message at {place}: {first['msg']}; see PROTOCOL.md",
@@ -83,6 +83,11 @@ def _parse_json(frame: str) -> object:
             rule="W-FRAME-1",
         ) from error
     return content
+
+
+def _request_id(value: object) -> int | None:
+    """A request id, or None for what is none and so can not be repeated in an answer (W-ID-1)."""
+    return value if type(value) is int and 0 <= value <= messages.SEQ_MAX else None
 
 
 def _excerpt(value: object) -> str:
@@ -144,3 +149,12 @@ def encode_mark(previous: int, seq: int, as_of_ms: float | None) -> str:  # hot 
     """
     proof = "" if as_of_ms is None else f',"as_of":{as_of_ms:.3f}'.rstrip("0").rstrip(".")
     return f'{{"t":"mark","p":{previous},"s":{seq}{proof}}}'
+
+
+def shorten(reason: str) -> str:
+    """A close reason that fits a WebSocket close frame, cut at a character.
+
+    >>> len(shorten("ü" * 200).encode())
+    120
+    """
+    return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")

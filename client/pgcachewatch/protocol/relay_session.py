@@ -90,8 +90,6 @@ class CloseWith:
 
 Effect = Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith
 
-REASON_BYTES = 120  # a WebSocket close reason has at most 123 bytes (RFC 6455, 5.5.1)
-
 
 class RelaySession:
     """Protocol state of one connection on `/v1/ws`, relay side.
@@ -237,9 +235,4 @@ class RelaySession:
         self.state = RelayState.CLOSED
         code = "limit" if isinstance(violation, LimitExceeded) else "protocol"
         text = f"{violation.rule}: {violation}"
-        return [self._err(None, code, text), CloseWith(violation.close_code, shorten(text))]
-
-
-def shorten(reason: str) -> str:
-    """A close reason that fits a WebSocket close frame, cut at a character."""
-    return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")
+        return [self._err(None, code, text), CloseWith(violation.close_code, codec.shorten(text))]

@@ -24,6 +24,9 @@ from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Pa
 from pgcachewatch_daemon.core.stats import HubStats
 from pgcachewatch_daemon.core.subscriptions import Directory, Group
 
+# What is replayed to one connection, in outboxes. More than one: a stream that was closed because its outbox was full
+# has missed at least that much, and is to resume without a gap (W-SLOW-2).
+REPLAY_OUTBOXES = 2
 PLAIN_GAP = 1012  # "service restart": the one close code a published client takes as a loss (W-PLAIN-3)
 
 
@@ -104,15 +107,18 @@ class Hub:
         subscriber = Subscriber(self._outbox(is_stream=is_stream), name=hello.name or "")
         missed = self._missed(hello.resume, head)
         replay = [] if missed is None else self._replay(missed, tuple(subscriptions), hello.resume, head)
-        if 2 * sum(len(packet.data) for packet in replay) > self._settings.outbox.bytes:
+        replay_bytes = sum(len(packet.data) for packet in replay)
+        if replay_bytes > REPLAY_OUTBOXES * self._settings.outbox.bytes:
             missed, replay = None, []  # more than this connection may hold: an honest flush instead
             self.stats.not_resumed_history += 1
         self.stats.resumed += missed is not None
         self._control(subscriber, self._welcome(head, now_ms, resumed=missed is not None))
         for subscription in subscriptions:
             self._control(subscriber, messages.Subok(id=subscription.id, sid=subscription.sid, s=head.seq))
-        for packet in replay:
-            self._offer(subscriber, packet)
+        if replay:
+            self.stats.frames += len(replay)
+            self.stats.frame_bytes += replay_bytes
+            subscriber.outbox.replay(replay)
         cursor = head.seq
         if missed is not None and hello.resume is not None and not replay:
             cursor = hello.resume.s
@@ -162,7 +168,7 @@ class Hub:
         for group in self._directory.concerned(change):
             items = group.items_for(change)
             if items:
-                text = codec.encode_ev(group.cursor, seq, items)
+                text = bounded_ev(group.cursor, seq, items)
                 packet = Packet(self._frame(text), "event", group.cursor, seq, items)
                 group.cursor = seq
                 self._fan_out(group.members, packet)

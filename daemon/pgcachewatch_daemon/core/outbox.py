@@ -156,7 +156,9 @@ class Outbox:
         return self._size_bytes + self._control_bytes
 
     def offer(self, packet: Packet) -> None:  # hot path
-        """Queue `packet` behind everything offered before."""
+        """Queue `packet` behind everything offered before; once the end is decided, nothing follows what is queued."""
+        if self.close is not None:
+            return  # behind a dropped queue it would break the chain, and cost the reader its resume
         if self._conflation is None:
             self._packets.append(packet)
             self._size_bytes += len(packet.data)
@@ -164,6 +166,10 @@ class Outbox:
                 self._overflow()
         else:
             self._merge(self._conflation, packet)
+
+    def replay(self, packets: Sequence[Packet]) -> None:
+        """Queue what the reader missed. It is not counted, so that what is new meanwhile has the room it always has."""
+        self._packets += packets
 
     def drain(self) -> list[bytes]:
         """Everything pending, oldest first; the outbox is empty afterwards (but for `close`)."""
@@ -190,6 +196,8 @@ class Outbox:
             return
         pending, self._packets, self._size_bytes = self._packets, [], 0
         for packet in pending:
+            if self.close is not None:
+                return
             # Anew after a reset among them: what came before it is void, what comes after it is not.
             if self._conflation is None:
                 self._conflation = Conflation()

@@ -245,6 +245,7 @@ def test_request_ids_are_one_number_space() -> None:
     assert json.loads(session.ping(now_s=0.0))["id"] > 2**40
 
 
+@pytest.mark.rule("W-ERR-1")
 @pytest.mark.rule("W-CLOSE-2")
 def test_refusals_and_farewells_are_told() -> None:
     session = live_session()

@@ -128,6 +128,17 @@ def test_the_relay_encodes_events_and_marks_as_the_models_would() -> None:
     assert list(codec.decode_relay(codec.encode_mark(4, 5, None))) == [messages.Mark(p=4, s=5)]
 
 
+def test_a_close_reason_fits_a_close_frame_and_is_not_cut_inside_a_character() -> None:
+    assert codec.shorten("ü" * 200) == "ü" * (codec.REASON_BYTES // 2)
+    assert codec.shorten("a" + "ü" * 200) == "a" + "ü" * (codec.REASON_BYTES // 2 - 1)
+    assert codec.shorten("\ud800") == "?"
+
+
+@pytest.mark.parametrize("identity", ["-1", "9007199254740992", "1e3", '"1"', "true", "[1]"])
+def test_an_unknown_message_with_an_id_that_is_none_has_no_id(identity: str) -> None:
+    assert list(codec.decode_client(f'{{"t":"dance","id":{identity}}}')) == [codec.Unknown("dance", None)]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),

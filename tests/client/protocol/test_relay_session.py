@@ -19,7 +19,6 @@ from pgcachewatch.protocol.relay_session import (
     Subscription,
     TokenOffered,
     Unsubscribed,
-    shorten,
 )
 
 HELLO = '{"t":"hello","v":1}'
@@ -169,8 +168,3 @@ def test_a_sid_is_never_given_twice() -> None:
     assert isinstance(first, Subscribed)
     assert isinstance(second, Subscribed)
     assert first.subscription.sid != second.subscription.sid
-
-
-def test_a_close_reason_fits_a_close_frame_and_is_not_cut_inside_a_character() -> None:
-    assert len(shorten("ü" * 200).encode()) <= 123
-    assert shorten("ü" * 200) == "ü" * 60

@@ -230,17 +230,11 @@ def test_a_stream_that_overflows_is_closed_and_resumes_without_a_loss() -> None:
     assert close.code == 4103
     assert stream.subscriber.outbox.drain() == []
     hub.leave(stream.subscriber)
-    again = Client(make_bigger(hub), stream.subs, seen=stream.seen)
+    again = Client(hub, stream.subs, seen=stream.seen)
     again.connect(stream.client.cursor)
     again.read()
     assert [seen.count("'table': 't") for seen in again.seen[1:]] == [1] * (number + 1)
     assert "gap" not in again.seen[1:]
-
-
-def make_bigger(hub: Hub) -> Hub:
-    """The same relay, with room for the replay: the limit on what may be replayed has a test of its own."""
-    hub._settings = HubSettings("node", 500.0, OutboxLimits())
-    return hub
 
 
 @pytest.mark.rule("W-RESUME-1")

@@ -32,6 +32,14 @@ def test_a_payload_of_either_trigger_is_an_event_of_the_channel_it_came_on() -> 
     )
 
 
+def test_a_row_level_payload_has_its_transaction_as_text_and_may_say_more() -> None:
+    event = read(
+        schema="s2", keys=["5", "tenant_id=7"], key=["id"], columns=["tenant_id"], xid="18446744073709551615", v=1
+    )
+    assert isinstance(event, Event)
+    assert (event.keys, event.xid) == (("5", "tenant_id=7"), 2**64 - 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "scope"),
     [

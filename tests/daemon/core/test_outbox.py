@@ -95,6 +95,27 @@ def test_a_full_stream_is_dropped_and_closed() -> None:
     assert not box.is_conflating
 
 
+@pytest.mark.rule("W-SLOW-2")
+def test_a_replay_leaves_what_is_new_its_room() -> None:
+    for stream in (True, False):
+        box = outbox(stream=stream, bytes=200)
+        box.replay([ev(seq, (1, "u", "5")) for seq in range(1, 100)])
+        box.offer(ev(100, (1, "u", "6")))
+        assert box.close is None
+        assert [message["s"] for message in drained(box)] == list(range(1, 101))
+
+
+def test_a_replay_is_conflated_with_what_is_new() -> None:
+    box = outbox(bytes=200)
+    box.replay([ev(1, (1, "u", "5"))])
+    for seq in range(2, 30):
+        box.offer(ev(seq, (1, "u", "6")))
+    conflated, mark = drained(box)
+    assert (conflated["p"], conflated["s"]) == (0, 29)
+    assert conflated["i"] == [[1, "*", "5"], [1, "*", "6"]]
+    assert mark["p"] == 29
+
+
 def test_who_asks_and_never_reads_is_closed() -> None:
     box = outbox(bytes=10, control_bytes=100)
     box.offer(ev(1, (1, "u", "5")))
@@ -102,6 +123,23 @@ def test_who_asks_and_never_reads_is_closed() -> None:
         box.offer(control('{"t":"pong","id":1}'))
     assert box.close is not None
     assert box.close.code == 4105
+
+
+@pytest.mark.rule("W-SLOW-2")
+def test_nothing_is_sent_behind_a_queue_that_was_dropped() -> None:
+    box = outbox(stream=True, bytes=100)
+    for seq in range(1, 9):
+        box.offer(ev(seq, (1, "u", None, {"table": "t"})))
+    assert box.close is not None
+    assert drained(box) == []
+
+
+def test_what_was_queued_before_a_planned_end_is_still_sent() -> None:
+    box = outbox()
+    box.offer(ev(1, (1, "u", "5")))
+    box.close = CloseWith(4000, "drain")
+    box.offer(ev(2, (1, "u", "6")))
+    assert [message["s"] for message in drained(box)] == [1]
 
 
 def test_the_first_reason_to_close_stays() -> None:
@@ -113,8 +151,8 @@ def test_the_first_reason_to_close_stays() -> None:
 
 @pytest.mark.rule("W-LIMIT-2")
 def test_a_message_over_the_frame_limit_says_everything_instead() -> None:
-    fits = [(1, "*", "k" * 1_000)] * 1_000
-    too_many = [(1, "*", "k" * 1_000)] * 1_100
-    assert len(bounded_ev(1, 2, fits)) <= messages.RELAY_FRAME_BYTES
-    assert json.loads(bounded_ev(1, 2, fits))["i"][0] == [1, "*", "k" * 1_000]
-    assert json.loads(bounded_ev(1, 2, too_many))["i"] == [[0, "*", None]]
+    rest = messages.RELAY_FRAME_BYTES - len(codec.encode_ev(1, 2, [(1, "*", "")]))
+    fits, too_much = [(1, "*", "k" * rest)], [(1, "*", "k" * (rest + 1))]
+    assert len(bounded_ev(1, 2, fits).encode()) == messages.RELAY_FRAME_BYTES
+    assert json.loads(bounded_ev(1, 2, fits))["i"] == [[1, "*", "k" * rest]]
+    assert json.loads(bounded_ev(1, 2, too_much))["i"] == [[0, "*", None]]

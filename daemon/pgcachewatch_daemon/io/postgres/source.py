@@ -347,11 +347,11 @@ class PostgresSource:
 
     async def _sleep(self, seconds: float) -> None:
         """Until woken, or for `seconds`. Raises when the connection was lost."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            await self._wake.wait()
+        finally:
+            timer.cancel()
         self._wake.clear()
         self._check()
 

@@ -100,7 +100,11 @@ async def notify(dsn: str, channel: str, payload: str) -> None:
 
 
 async def backend(connection: asyncpg.Connection[asyncpg.Record]) -> int:
-    pid = await connection.fetchval("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcachewatch relay'")
+    # In this database only: other tests share the server.
+    pid = await connection.fetchval(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'pgcachewatch relay' AND datname = current_database()"
+    )
     assert isinstance(pid, int)
     return pid
 
@@ -189,7 +193,10 @@ async def test_a_server_that_stops_and_starts_again_is_found_again(private_serve
 async def test_a_black_holed_connection_is_given_up_when_the_loopback_is_overdue(database: Database) -> None:
     async with Proxy("127.0.0.1", port_of(database.dsn)) as proxy:
         dsn = through(proxy, database.dsn)
-        async with listening(dsn, "ch", options=replace(OPTIONS, overdue_s=0.3)) as (source, log):
+        async with listening(dsn, "ch", options=replace(OPTIONS, overdue_s=0.3, connect_timeout_s=0.5)) as (
+            source,
+            log,
+        ):
             proxy.black_hole()
             await eventually(lambda: log.of("lost") == [("lost", "loopback_overdue")])
             assert not source.is_up

@@ -63,6 +63,7 @@ async def test_a_client_that_answers_no_ping_is_closed_4106() -> None:
         writer.close()
 
 
+@pytest.mark.rule("W-SLOW-3")
 async def test_a_client_that_takes_no_byte_is_cut_4102_and_the_others_go_on() -> None:
     async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096, write_stall_s=0.1) as site:
         _, writer = await handshake(site, receive_buffer=4_096)
