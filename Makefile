@@ -42,8 +42,12 @@ checker: setup  ## The stale-read checker on a real PostgreSQL: make checker DUR
 checker-original: setup  ## The same with the original library, for the table in the README
 	$(BIN)/python -m tests.checker --original --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
 
-bench:  ## The benchmarks, in one process
-	$(PYTEST) -n0 -s tests/bench
+bench:  ## The benchmarks in full (PGCW_BENCH=1), in one process; want a quiet machine
+	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench
+
+.PHONY: bench-triggers
+bench-triggers:  ## What triggers cost writers: none, the original's, row by row, ours
+	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_triggers.py
 
 run:  ## The relay on PGCACHEWATCH_DSN, or the demo without it
 	$(PYTHON) daemon
