@@ -18,6 +18,7 @@ Bounds: one thread; those of the client.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import datetime
 import os
@@ -34,7 +35,7 @@ from pgcachewatch.aio.caching import CacheKeywords, Decorator, OnDisconnect
 from pgcachewatch.aio.client import Status, Token
 from pgcachewatch.aio.events import EventStream, closed_error
 from pgcachewatch.core.backoff import Backoff
-from pgcachewatch.errors import ConfigurationError, PGCacheWatchError
+from pgcachewatch.errors import Closed, ConfigurationError, PGCacheWatchError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, Event, Gap
 
 CLOSE_TIMEOUT_S = 2.0
@@ -197,6 +198,12 @@ class EventIterator:
             return self._home.run(self._stream.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
+        except Closed:
+            # The client was closed meanwhile. What arrived before is still given, then the iteration ends.
+            try:
+                return self._stream.left()
+            except StopAsyncIteration:
+                raise StopIteration from None
 
     def __enter__(self) -> EventIterator:
         return self
@@ -216,6 +223,8 @@ class _Home:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._has_ended = False  # from then on nothing is taken on
         self._thread = threading.Thread(target=self._main, name="pgcachewatch", daemon=True)
         self._thread.start()
 
@@ -224,13 +233,17 @@ class _Home:
         if threading.current_thread() is self._thread:
             work.close()
             raise ConfigurationError("a blocking call from the client's own thread would wait for itself for ever")
-        try:
+        with self._lock:
+            if self._has_ended:
+                work.close()
+                raise closed_error("call")
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError as error:
-            work.close()
-            raise closed_error("call") from error
         try:
             return future.result(timeout_s)
+        except concurrent.futures.CancelledError:
+            if self._has_ended:
+                raise closed_error("call") from None
+            raise
         except BaseException:
             # An interrupted caller takes its work along.
             future.cancel()
@@ -258,10 +271,14 @@ class _Home:
         try:
             self._loop.run_forever()
         finally:
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            with self._lock:
+                self._has_ended = True
+            # What was taken on a moment ago becomes a task in the first round, and is cancelled in the next.
+            self._loop.run_until_complete(asyncio.sleep(0))
+            while left := asyncio.all_tasks(self._loop):
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             self._loop.close()

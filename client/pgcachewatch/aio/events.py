@@ -102,6 +102,12 @@ class Feed:
             await self._woken.wait()
         return self._buffer.popleft()
 
+    def left(self) -> Event | Gap:
+        """What is still buffered, for when nothing more can come. Raises as `take` does."""
+        if self._buffer:
+            return self._buffer.popleft()
+        raise self._end or StopAsyncIteration
+
     async def live(self) -> None:
         while not self._live.is_set():
             await self._live.wait()
@@ -136,6 +142,10 @@ class EventStream:
 
     async def __anext__(self) -> Event | Gap:
         return await self._feed.take()
+
+    def left(self) -> Event | Gap:
+        """What had arrived when the client's loop ended. Raises StopAsyncIteration when nothing is left."""
+        return self._feed.left()
 
     async def __aenter__(self) -> EventStream:
         await self._feed.live()
