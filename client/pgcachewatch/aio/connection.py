@@ -30,6 +30,7 @@ logger = logging.getLogger("pgcachewatch")
 
 PING_EVERY_S = 60.0
 SILENT_HEARTBEATS = 3  # missed in a row before a link counts as dead
+HEARTBEAT_MOST_S = 60.0  # what a relay may announce; more is taken for this, so that a dead link is always found
 ERROR_EXCERPT = 200
 # What of a hello may be subscriptions: the frame's limit (W-LIMIT-1) less the longest token, its escapes, and the rest.
 HELLO_SUBSCRIPTIONS_BYTES = 32_768
@@ -312,7 +313,8 @@ class _Life:
         match delivery:
             case Opened():
                 self._connection.connects += 1
-                self._silence_limit_s = max(SILENT_HEARTBEATS * delivery.heartbeat_s, self._settings.staleness_s)
+                heartbeat_s = min(delivery.heartbeat_s, HEARTBEAT_MOST_S)
+                self._silence_limit_s = max(SILENT_HEARTBEATS * heartbeat_s, self._settings.staleness_s)
                 self._ask()
                 self.reconcile()  # wishes that changed since the hello was written
             case Proof():

@@ -336,6 +336,18 @@ def test_entries_make_room_for_each_other() -> None:
     assert (info.currsize, info.maxsize, info.evictions) == (2, 2, 8)
 
 
+def test_the_lock_of_a_new_store_keeps_other_threads_out_and_lets_its_owner_in_again() -> None:
+    lock: Any = fresh_store().lock
+    taken: list[bool] = []
+
+    with lock, lock:
+        thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+        thread.start()
+        thread.join()
+
+    assert taken == [False]
+
+
 def test_a_new_store_may_be_used_by_several_threads() -> None:
     store = fresh_store()
     store.maxsize = 10

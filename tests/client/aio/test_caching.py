@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gc
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,10 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from pgcachewatch.errors import ConfigurationError, NotFresh
-from pgcachewatch.models import Event
-from pgcachewatch.strategies import Greedy, Timed, Windowed
 from pgcachewatch.testing import FakeRelay, fake_relay
-from tests.client.aio.source import Source
+from tests.client.aio.source import Source, settle
 
 __all__ = ["fake_relay"]  # a fixture, for the tests below
 
@@ -184,7 +181,7 @@ async def test_without_proof_calls_do_as_on_disconnect_says(fake_relay: FakeRela
         else:
             source.gate.clear()
             calls = [asyncio.create_task(read(1)) for _ in range(3)]
-            await asyncio.sleep(0.01)
+            await settle()
             source.gate.set()
             assert sorted(await asyncio.gather(*calls)) == ([2, 2, 2] if mode == "share" else [2, 3, 4])
 
@@ -194,6 +191,81 @@ async def test_a_function_can_override_on_disconnect(fake_relay: FakeRelay) -> N
     async with fake_relay.connect(on_disconnect="raise") as client:
         read = client.cache(source.read, tables=["users"], on_disconnect="bypass")
         assert await read(1) == 1
+
+
+async def test_an_on_disconnect_nobody_knows_is_refused(fake_relay: FakeRelay) -> None:
+    async with fake_relay.connect() as client:
+        with pytest.raises(ConfigurationError, match=r"on_disconnect='hope'.*share"):
+            client.cache(Source().read, on_disconnect="hope")  # type: ignore[call-overload]  # wrong on purpose
+
+
+async def test_a_run_is_shared_for_no_longer_than_the_staleness_of_the_client(fake_relay: FakeRelay) -> None:
+    source = Source()
+    async with fake_relay.connect(staleness=3.0) as client:
+        read = client.cache(source.read, tables=["users"])
+        await client.wait_live()
+        fake_relay.drop()
+        fake_relay.advance(10)
+        first = await source.running(read(1))
+        fake_relay.advance(2.9)
+        second = asyncio.create_task(read(1))
+        await settle()
+        fake_relay.advance(0.2)
+        third = await source.running(read(1))
+        source.gate.set()
+        assert [await first, await second, await third] == [1, 1, 2]
+
+
+async def test_stale_entries_are_not_served_after_a_gap(fake_relay: FakeRelay) -> None:
+    source = Source()
+    async with fake_relay.connect(on_disconnect="stale") as client:
+        read = client.cache(source.read, tables=["users"])
+        await client.wait_live()
+        await read(1)
+        fake_relay.drop()
+        fake_relay.advance(10)
+        assert await read(1) == 1
+        fake_relay.restore(forget=True)
+        await client.wait_live()
+        assert await read(1) == 2
+
+
+async def test_options_of_one_function_are_its_own(fake_relay: FakeRelay) -> None:
+    source = Source()
+    async with fake_relay.connect() as client:
+        one = client.cache(source.read, maxsize=1)
+        parity = client.cache(source.read, key=lambda key: key % 2)
+        careless = client.cache(source.read, ignore=["key"])
+        await client.wait_live()
+        assert [await one(1), await one(2), await one(1)] == [1, 2, 3]
+        assert [await parity(1), await parity(3), await parity(2)] == [4, 4, 5]
+        assert [await careless(1), await careless(2)] == [6, 6]
+
+
+@pytest.mark.parametrize("options", [{"maxsize": 0}, {"ignore": ["unknown"]}, {"tables": [""]}, {"tables": "users"}])
+async def test_options_that_can_not_work_are_refused_where_they_are_written(
+    fake_relay: FakeRelay, options: dict[str, object]
+) -> None:
+    async with fake_relay.connect() as client:
+        with pytest.raises(ConfigurationError):
+            client.cache(**options)(Source().read)  # type: ignore[call-overload]  # wrong on purpose
+
+
+async def test_what_a_fresh_call_returned_is_not_followed_by_something_older(fake_relay: FakeRelay) -> None:
+    version = 0
+
+    async def read() -> int:
+        return version
+
+    async with fake_relay.connect() as client:
+        cached = client.cache(read, tables=["users"])
+        await client.wait_live()
+        assert await cached() == 0
+        version = 1  # committed, and not heard of yet
+        assert await cached() == 0
+        with client.fresh():
+            assert await cached() == 1
+        assert await cached() == 1
 
 
 async def test_fresh_runs_the_function_for_this_task_only(fake_relay: FakeRelay) -> None:
@@ -291,131 +363,3 @@ async def test_subscriptions_over_the_relays_limit_are_refused_one_by_one(
 
 
 # --- strategies
-
-
-async def test_greedy_flushes_for_the_events_its_predicate_names(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect() as client:
-        read = client.cache(source.read, strategy=Greedy(predicate=lambda event: event.operation == "update"))
-        await client.wait_live()
-        assert [await read(1), await read(1)] == [1, 1]
-        fake_relay.emit("users", "insert")
-        assert await read(1) == 1
-        fake_relay.emit("users", "update")
-        assert not read.cache_contains(1)
-        assert await read(1) == 2
-
-
-async def test_a_strategy_can_have_the_client_as_its_listener(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect() as client:
-        strategy = Greedy(client)
-        one = client.cache(source.read, strategy=strategy)
-        other = client.cache(source.read, strategy=strategy)
-        await client.wait_live()
-        assert strategy.connection_healthy()
-        assert [await one(1), await other(1)] == [1, 2]
-        fake_relay.emit("users")
-        assert [await one(1), await other(1)] == [3, 4]
-
-
-async def test_tables_narrow_what_a_strategy_hears(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect() as client:
-        read = client.cache(source.read, strategy=Windowed(max_events=2), tables=["users"])
-        await client.wait_live()
-        await read(1)
-        for table in ("orders", "orders", "users"):
-            fake_relay.emit(table)
-        assert await read(1) == 1
-        fake_relay.emit("users")
-        assert await read(1) == 2
-
-
-async def test_timed_takes_effect_at_the_end_of_its_interval_without_another_event(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect(staleness=60) as client:
-        read = client.cache(source.read, strategy=Timed(timedelta=datetime.timedelta(seconds=10)))
-        await client.wait_live()
-        await read(1)
-        fake_relay.emit("users")
-        assert await read(1) == 1
-        fake_relay.advance(10.1)
-        assert await read(1) == 2
-
-
-async def test_a_gap_fires_a_strategy_whatever_its_predicate(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect() as client:
-        read = client.cache(source.read, strategy=Greedy(predicate=lambda event: False))
-        await client.wait_live()
-        await read(1)
-        fake_relay.emit("users")
-        assert await read(1) == 1
-        fake_relay.gap()
-        assert await read(1) == 2
-        fake_relay.drop()
-        fake_relay.restore(forget=True)
-        await client.wait_live()
-        assert await read(1) == 3
-
-
-async def test_a_strategy_resumes_with_each_event_it_missed(fake_relay: FakeRelay) -> None:
-    source = Source()
-    async with fake_relay.connect() as client:
-        read = client.cache(source.read, strategy=Windowed(max_events=3))
-        await client.wait_live()
-        await read(1)
-        fake_relay.emit("users")
-        fake_relay.drop()
-        fake_relay.emit("users")
-        fake_relay.emit("users")
-        fake_relay.restore()
-        await client.wait_live()
-        assert await read(1) == 2
-
-
-async def test_a_predicate_that_raises_flushes_and_breaks_nothing(
-    fake_relay: FakeRelay, caplog: pytest.LogCaptureFixture
-) -> None:
-    def predicate(event: Event) -> bool:
-        raise ZeroDivisionError("a user's mistake")
-
-    source = Source()
-    async with fake_relay.connect() as client:
-        read = client.cache(source.read, strategy=Greedy(predicate=predicate))
-        await client.wait_live()
-        await read(1)
-        fake_relay.emit("users")
-        fake_relay.emit("users")
-        assert await read(1) == 2
-        assert fake_relay.connects == 1
-        assert caplog.text.count("Greedy strategy raised") == 1
-
-
-async def test_a_strategy_that_listens_elsewhere_or_asks_itself_is_refused(fake_relay: FakeRelay) -> None:
-    class Own:
-        def clear(self) -> bool:
-            return False
-
-        def connection_healthy(self) -> bool:
-            return True
-
-    async with fake_relay.connect() as client, fake_relay.connect() as other:
-        with pytest.raises(ConfigurationError, match="already has a listener"):
-            client.cache(Source().read, strategy=Greedy(other))
-        with pytest.raises(ConfigurationError, match=r"decorators\.cache"):
-            client.cache(Source().read, strategy=Own())  # type: ignore[call-overload]  # wrong on purpose
-
-
-async def test_a_strategy_that_is_garbage_ends_its_subscription(fake_relay: FakeRelay) -> None:
-    async with fake_relay.connect() as client:
-        read = client.cache(Source().read, strategy=Greedy())
-        await client.wait_live()
-        gc.collect()
-        fake_relay.emit("users")
-        assert await read(1) == 1
-        del read
-        gc.collect()
-        await asyncio.sleep(0)
-        assert client._watch.subscriptions.wanted() == []

@@ -13,7 +13,7 @@ from pgcachewatch.aio.caching import OnDisconnect
 from pgcachewatch.errors import BarrierTimeout, Closed, ConfigurationError, ConnectionFailed, Refused
 from pgcachewatch.models import Event, Gap
 from pgcachewatch.testing import FakeRelay, fake_relay
-from tests.client.aio.source import Source
+from tests.client.aio.source import Source, settle
 
 __all__ = ["fake_relay"]  # a fixture, for the tests below
 
@@ -281,7 +281,7 @@ async def test_closing_wakes_those_who_wait(fake_relay: FakeRelay) -> None:
 
     barrier, consumer = asyncio.create_task(client.barrier(60)), asyncio.create_task(consume())
     live = asyncio.create_task(client.wait_live())
-    await asyncio.sleep(0.01)
+    await settle()
     await client.aclose()
     assert await consumer == []
     for waiting in (barrier, live):

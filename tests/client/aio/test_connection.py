@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from pgcachewatch.aio.connection import Link, LinkLost, LinkRefused, Receiver
+from pgcachewatch import testing
+from pgcachewatch.aio.connection import HEARTBEAT_MOST_S, Link, LinkLost, LinkRefused, Receiver
 from pgcachewatch.errors import NotFresh, Refused
 from pgcachewatch.protocol.transitions import Trust
 from pgcachewatch.testing import HEARTBEAT_S, FakeRelay
@@ -58,6 +59,20 @@ async def test_a_half_open_link_is_dropped_after_the_silence_limit() -> None:
         await until(lambda: rig.connection.stage != "open")
         limit_s = max(3 * HEARTBEAT_S, STALENESS_S)
         assert limit_s <= loop.time() - muted_s <= limit_s * 1.5
+
+
+@virtual_time
+async def test_a_relay_that_announces_no_heartbeat_for_days_is_found_dead_all_the_same() -> None:
+    relay = FakeRelay()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testing, "HEARTBEAT_S", 1e6)
+        async with Rig(relay, has_loop_time=True) as rig:
+            await rig.live()
+            relay.mute()
+            loop = asyncio.get_running_loop()
+            muted_s = loop.time()
+            await until(lambda: rig.connection.stage != "open")
+            assert loop.time() - muted_s <= 3 * HEARTBEAT_MOST_S * 1.5
 
 
 @virtual_time

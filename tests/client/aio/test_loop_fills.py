@@ -301,7 +301,9 @@ async def test_each_caller_gets_an_error_of_his_own_and_nothing_is_stored() -> N
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_ends_the_loop_and_leaves_nothing_to_wait_for(kind: type[BaseException]) -> None:
+def test_an_interrupt_ends_the_loop_and_leaves_nothing_to_wait_for(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     runs = 0
 
     async def read() -> int:
@@ -315,8 +317,10 @@ def test_an_interrupt_ends_the_loop_and_leaves_nothing_to_wait_for(kind: type[Ba
 
     with pytest.raises(kind):
         asyncio.run(shop.ask())
+    gc.collect()
 
     assert asyncio.run(shop.ask()) == 2
+    assert "never retrieved" not in caplog.text
 
 
 async def generate() -> AsyncIterator[int]:

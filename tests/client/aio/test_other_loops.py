@@ -150,3 +150,34 @@ async def test_who_waits_across_loops_is_told_and_need_not_look(monkeypatch: pyt
 
     async with asyncio.timeout(LIMIT_S):
         assert [await here, await elsewhere] == [1, 1]
+
+
+async def test_an_interrupt_of_another_loop_is_no_outcome_for_those_who_waited() -> None:
+    may_end = threading.Event()
+    runs = 0
+
+    async def read(key: int) -> int:
+        nonlocal runs
+        runs += 1
+        number = runs
+        if number == 1:
+            await asyncio.to_thread(may_end.wait)
+            raise KeyboardInterrupt
+        return number
+
+    shop = Shop(read)
+
+    def run_until_interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(shop.ask(5))
+
+    elsewhere = asyncio.create_task(asyncio.to_thread(run_until_interrupted))
+    async with asyncio.timeout(LIMIT_S):
+        while not runs:  # noqa: ASYNC110  # another thread brings it
+            await asyncio.sleep(0)
+    here = asyncio.create_task(shop.ask(5))
+    await joins(shop, 1)
+    may_end.set()
+
+    assert await here == 2
+    await elsewhere

@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from pgcachewatch.aio.flight import CURRENT, Node
 from tests.client.aio.source import LIMIT_S, Shop, cancelled, settle
 
 # --- overtaken runs
@@ -213,18 +214,23 @@ async def test_a_function_may_call_itself_with_other_arguments() -> None:
     assert runs == 6
 
 
-async def test_a_function_that_has_been_waited_for_may_be_called_again() -> None:
-    """Who waits for whom is forgotten when the wait is over."""
+async def test_who_waited_for_whom_is_forgotten_when_the_call_is_over() -> None:
+    """A task that outlives the run that started it may call for ever, and must not pile up notes."""
+    nodes: list[Node | None] = []
 
     async def read_one(key: int) -> int:
+        if key < 0:
+            raise ValueError(key)
         return key
 
-    async def read_both(key: int) -> int:
-        one = int(await inner.ask(key))
-        inner.store.flush()
-        return one + int(await inner.ask(key))
+    async def read_all(key: int) -> int:
+        nodes.append(CURRENT.get())
+        results = await asyncio.gather(*(inner.ask(each) for each in (1, 1, 2, -1)), return_exceptions=True)
+        return len(results)
 
-    inner, outer = Shop(read_one), Shop(read_both)
+    inner, outer = Shop(read_one), Shop(read_all)
+    await outer.ask(5)
 
-    assert await outer.ask(5) == 10
-    assert inner.ask.cache_info().misses == 2
+    (node,) = nodes
+    assert node is not None
+    assert node.waits_for == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pgcachewatch.aio.flight import ThreadFlight
+from pgcachewatch.aio.flight import CURRENT, Node, ThreadFlight
 from pgcachewatch.core.store import Fill
 from pgcachewatch.errors import ConfigurationError
 from tests.client.aio.source import LIMIT_S, Shop
@@ -197,8 +198,11 @@ def test_who_waits_for_a_run_that_was_interrupted_starts_over(pool: ThreadPoolEx
 
 def test_an_exit_is_what_the_function_had_to_say(pool: ThreadPoolExecutor) -> None:
     gate = threading.Event()
+    runs = 0
 
     def read(key: int) -> None:
+        nonlocal runs
+        runs += 1
         assert gate.wait(LIMIT_S)
         raise SystemExit(3)
 
@@ -208,6 +212,7 @@ def test_an_exit_is_what_the_function_had_to_say(pool: ThreadPoolExecutor) -> No
     gate.set()
 
     assert [repr(call.exception(LIMIT_S)) for call in calls] == ["SystemExit(3)"] * 2
+    assert runs == 1
 
 
 def test_a_statistics_callback_that_stops_a_call_leaves_no_run_to_wait_for(pool: ThreadPoolExecutor) -> None:
@@ -434,27 +439,30 @@ def test_two_functions_that_call_each_other_from_two_threads_end(pool: ThreadPoo
     assert [result(future) for future in futures] == [1, 1]
 
 
-def test_a_function_that_was_interrupted_is_not_taken_for_one_that_runs() -> None:
-    """What a thread waits for is forgotten when its call ends, however it ends."""
-    is_first = True
+def test_who_waited_for_whom_is_forgotten_when_the_call_is_over(pool: ThreadPoolExecutor) -> None:
+    nodes: list[Node | None] = []
+    source = Gated()
 
-    def inner(key: int) -> int:
-        nonlocal is_first
-        if is_first:
-            is_first = False
-            raise ValueError("a")
-        return key
+    def broken(key: int) -> None:
+        raise ValueError(key)
 
-    def outer(key: int) -> int:
-        try:
-            return int(shop_inside.ask(key))
-        except ValueError:
-            return int(shop_inside.ask(key))
+    def read_all(key: int) -> int:
+        nodes.append(CURRENT.get())
+        with contextlib.suppress(ValueError):
+            failing.ask(key)
+        return int(inner.ask(key)) + int(inner.ask(key))
 
-    shop_inside = Shop(inner)
+    failing, inner, outer = Shop(broken), Shop(source.read), Shop(read_all)
+    running = pool.submit(inner.ask, 5)
+    source.wait_started()
+    call = pool.submit(outer.ask, 5)
+    joined(inner, 1)
+    source.gate.set()
 
-    assert Shop(outer).ask(5) == 5
-    assert shop_inside.ask.cache_contains(5)
+    assert [result(running), result(call)] == [1, 2]
+    assert outer.ask(6) == 4  # where it led the run, and did not join
+    assert [node.waits_for for node in nodes if node is not None] == [[], []]
+    assert CURRENT.get() is None
 
 
 # --- loops

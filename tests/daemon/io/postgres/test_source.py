@@ -291,6 +291,15 @@ async def test_a_server_in_recovery_is_waited_for_until_it_is_promoted(
         await source.close()
 
 
+async def test_the_log_tells_the_version_as_the_server_does(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = str(await (await database.connect()).fetchval("SHOW server_version")).partition(" ")[0]
+    with caplog.at_level(logging.INFO):
+        async with listening(database.dsn, "ch"):
+            await eventually(lambda: f" version={version} " in caplog.text)
+
+
 async def test_a_wrong_password_is_said_once_and_tried_again(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
