@@ -275,7 +275,7 @@ class PostgresSource:
         await self._loop_back(connection)
         while not self.is_up:
             await self._sleep(self._options.overdue_s)
-        version = ".".join(map(str, connection.get_server_version()[:2]))
+        version = connection.get_settings().server_version.partition(" ")[0]
         logger.info("source up server=%s version=%s channels=%d", describe_dsn(dsn), version, len(self._proven))
         self._said = ""
 
@@ -335,7 +335,7 @@ class PostgresSource:
         # Names and nonce are hexadecimal digits of our own making.
         nonce = self._probe.start(now_ms=now_s * 1_000)
         self._command_since_s = now_s
-        await connection.execute(f"SELECT pg_catalog.pg_notify('{self._loopback_channel}', '{nonce}')")
+        await connection.execute(f"NOTIFY {self._loopback_channel}, '{nonce}'")
         self._command_since_s = 0.0
 
     async def _measure_queue(self, connection: asyncpg.Connection[Any]) -> None:
