@@ -14,9 +14,11 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config.reference import render_help
@@ -136,6 +138,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(options: RelayOptions) -> int:
     relay = Relay(options)
     _handle_signals(relay)
+    asyncio.get_running_loop().set_exception_handler(_leave_out_late_lookups)
     try:
         await relay.start()
     except OSError as error:
@@ -154,6 +157,16 @@ def _explain(error: OSError, options: RelayOptions) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{place} is in use; end the program that listens there, or choose another --port"
     return f"can not listen on {place} ({error}); check --host and --port"
+
+
+def _leave_out_late_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # Any: asyncio's own
+    """Log what nobody handled, as the loop does by itself, but for one thing.
+
+    When an attempt to connect times out in the name lookup, uvloop lets the lookup go on with nobody to tell. Each
+    would be an ERROR line, behind the source's own that already says that the server can not be reached.
+    """
+    if not isinstance(context.get("exception"), socket.gaierror):
+        loop.default_exception_handler(context)
 
 
 def _handle_signals(relay: Relay) -> None:

@@ -167,3 +167,25 @@ async def test_libpq_variables_are_used_when_no_dsn_is_given(database: Database)
         process.terminate()
         await process.communicate()
     assert process.returncode == 0
+
+
+async def test_a_lookup_that_fails_after_its_attempt_was_given_up_is_not_logged() -> None:
+    # One attempt is over before its lookup is, again and again; "draining" comes behind them all.
+    options = ("--port", "0", "--connect-timeout-s", "0.001", "--reconnect-max-s", "0.01", "--log-level", "info")
+    command = "import sys; from pgcachewatch_daemon.cli import serve; sys.exit(serve(sys.argv[1:]))"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", command, *options, "--dsn", "postgresql://u@nohost.invalid/d"),
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    lines: list[bytes] = []
+    try:
+        while not lines or b"source unavailable" not in lines[-1]:
+            lines.append(await process.stderr.readline())
+            assert lines[-1], b"".join(lines)
+    finally:
+        process.terminate()
+        lines.append((await process.communicate())[1])
+    assert b"never retrieved" not in b"".join(lines)
+    assert process.returncode == 0
