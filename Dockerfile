@@ -8,11 +8,13 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 # Packages before sources: a change of the sources then reuses these two layers.
 COPY deploy/locks/build.txt deploy/locks/daemon.txt deploy/locks/
-RUN python3 -m venv tools && tools/bin/python -m pip install --require-hashes -r deploy/locks/build.txt \
- && python3 -m venv /opt/pgcachewatch && /opt/pgcachewatch/bin/python -m pip install --require-hashes -r deploy/locks/daemon.txt
+RUN python3 -m venv tools && tools/bin/python -m pip install --require-hashes -r deploy/locks/build.txt
+# Filled from outside: what the relay runs in has no installer of its own.
+RUN python3 -m venv --without-pip /opt/pgcachewatch \
+ && tools/bin/python -m pip --python /opt/pgcachewatch/bin/python install --require-hashes -r deploy/locks/daemon.txt
 COPY . .
 RUN tools/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir wheels . \
- && /opt/pgcachewatch/bin/python -m pip install --no-deps --no-index wheels/*.whl
+ && tools/bin/python -m pip --python /opt/pgcachewatch/bin/python install --no-deps --no-index wheels/*.whl
 
 FROM ${PYTHON_IMAGE}
 # By number, so that a cluster can see it is not root; with a name, because programs look it up.

@@ -12,31 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import os
-import warnings
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, PostgresBinaries, find_binaries
 from pgcachewatch_daemon.embedded.launcher import SETTINGS
+from tests import docker_engine
+from tests.docker_engine import Unavailable
 
 DSN_VARIABLE = "PGCW_TEST_DSN"
 LANE_VARIABLE = "PGCW_TEST_PG"
 IMAGE_VARIABLE = "PGCW_TEST_IMAGE"
 DEFAULT_IMAGE = "postgres:18-alpine"
-ENGINE_TIMEOUT_S = 2
-PULL_TIMEOUT_S = 120
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
-
-
-class Unavailable(Exception):
-    """A lane can not be taken; the text says why."""
+UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 
 class Lane(Protocol):
@@ -65,7 +62,7 @@ class DsnLane:
             raise Unavailable(f"{DSN_VARIABLE} is not set")
         try:
             self.version = asyncio.run(_version_of(self._dsn))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except UNREACHABLE as error:
             # Not Unavailable: who names a server does not want another one taken in its place.
             raise pytest.UsageError(f"the server of {DSN_VARIABLE} can not be reached: {error!r}") from error
 
@@ -77,28 +74,61 @@ class DsnLane:
 
 
 class DockerLane:
-    """A container of its own, through testcontainers."""
+    """A container of its own, through testcontainers.
+
+    With the image of testcontainers' reaper, unless that is disabled: it removes what a killed run leaves.
+    """
 
     name = "docker"
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        from testcontainers.core.config import testcontainers_config
+
         self._image = environment.get(IMAGE_VARIABLE, DEFAULT_IMAGE)
-        self.version = self._image
         self._stop: Callable[[], object] | None = None
-        _have_image(self._image)
+        with docker_engine.engine() as client:
+            found = docker_engine.image(client, self._image)
+            if not testcontainers_config.ryuk_disabled:
+                _have_reaper(client, testcontainers_config.ryuk_image)
+        # As the official images tell it; the server itself is asked as soon as it runs.
+        self.version = docker_engine.environment_of(found).get("PG_VERSION", self._image)
 
     def start(self) -> str:
         from testcontainers.community.postgres import PostgresContainer
 
-        container = PostgresContainer(self._image, driver=None)
+        # The port is open to the whole network: hence no default password.
+        container = PostgresContainer(
+            self._image, username="postgres", password=secrets.token_hex(16), dbname="postgres", driver=None
+        )
         settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
         container.with_command(f"postgres {settings}")
         self._stop = container.stop
-        return str(container.start().get_connection_url())
+        dsn, self.version = asyncio.run(_nearest(str(container.start().get_connection_url())))
+        return dsn
 
     def stop(self) -> None:
         if self._stop is not None:
             self._stop()
+
+
+def _have_reaper(client: docker_engine.Client, image: str) -> None:
+    try:
+        docker_engine.image(client, image)
+    except Unavailable as reason:
+        raise Unavailable(f"{reason}; to do without the reaper, set TESTCONTAINERS_RYUK_DISABLED=true") from reason
+
+
+async def _nearest(dsn: str) -> tuple[str, str]:
+    """Address and version of the server: by 127.0.0.1 where that leads to it, else as it was told.
+
+    Inside a container it is told as the gateway's, but the tests' proxies lead to 127.0.0.1.
+    """
+    parts = urlsplit(dsn)
+    local = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{parts.port}").geturl()
+    try:
+        return local, await _version_of(local)
+    except UNREACHABLE:
+        return dsn, await _version_of(dsn)
 
 
 class EmbeddedLane:
@@ -149,40 +179,6 @@ def all_binaries() -> tuple[PostgresBinaries, ...]:
     """The best binaries of each major version on this machine, newest first: looked for once a process."""
     best = {each.major: each for each in reversed(find_binaries())}
     return tuple(best[major] for major in sorted(best, reverse=True))
-
-
-def _have_image(image: str) -> None:
-    """Return when the engine has the image, after a pull if need be.
-
-    Raises Unavailable, in 2 s without an engine.
-    """
-    with warnings.catch_warnings():
-        # The docker package leaves its socket to the collector when nobody answers.
-        warnings.simplefilter("ignore", ResourceWarning)
-        problem = _problem_with_image(image)
-        gc.collect()
-    if problem:
-        raise Unavailable(problem)
-
-
-def _problem_with_image(image: str) -> str:
-    import docker
-    import requests
-
-    try:
-        client = docker.from_env(timeout=ENGINE_TIMEOUT_S)
-    except (docker.errors.DockerException, requests.RequestException, OSError):
-        return "no engine answers"
-    try:
-        client.ping()
-        if not client.images.list(name=image):
-            client.api.timeout = PULL_TIMEOUT_S
-            client.images.pull(image)
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        return f"the engine answers, but the image {image} can not be had: {error}"
-    finally:
-        client.close()
-    return ""
 
 
 async def _version_of(dsn: str) -> str:
