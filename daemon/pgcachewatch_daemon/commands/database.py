@@ -1,0 +1,136 @@
+"""The database end of the commands: a connection, the catalogue, and a plan's steps with locks waited for politely.
+
+Making a trigger waits for each transaction that writes to its table, and writers that come later wait behind it. So a
+step waits LOCK_TIMEOUT_S for its locks, lets go for a moment, and tries again, ATTEMPTS times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from pgcachewatch.errors import PGCacheWatchError
+from pgcachewatch_daemon.sql import catalogue, plan
+
+LOCK_TIMEOUT_S = 1.0
+ATTEMPTS = 10
+PAUSE_S = 0.5
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+class DatabaseRefused(PGCacheWatchError):
+    """The database can not be reached, or refused. The text says what to do."""
+
+
+def add_database_options(parser: argparse.ArgumentParser) -> None:
+    """The original's flags. Their defaults are not printed: among them may be a password."""
+    group = parser.add_argument_group("database")
+    group.add_argument("--pg-dsn", default=os.environ.get("PGDSN"), help="postgresql://... (default: PGDSN)")
+    group.add_argument("--pg-host", help="host (default: PGHOST)")
+    group.add_argument("--pg-port", type=int, help="port (default: PGPORT)")
+    group.add_argument("--pg-user", help="user (default: PGUSER)")
+    group.add_argument("--pg-database", help="database (default: PGDATABASE)")
+    group.add_argument("--pg-password", help="password (default: PGPASSWORD)")
+
+
+@asynccontextmanager
+async def connected(options: argparse.Namespace) -> AsyncIterator[Connection]:
+    """A connection as the flags say; raises DatabaseRefused for whatever goes wrong with it, then or later."""
+    try:
+        connection: Connection = await asyncpg.connect(
+            options.pg_dsn,
+            host=options.pg_host,
+            port=options.pg_port,
+            user=options.pg_user,
+            password=options.pg_password,
+            database=options.pg_database,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            statement_cache_size=0,  # a pooler may stand between
+        )
+    except asyncpg.PostgresError as error:
+        raise DatabaseRefused(f"PostgreSQL refused the connection: {_first_line(error)}") from error
+    except (OSError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise DatabaseRefused(f"no connection to PostgreSQL: {reason}; see --pg-dsn and --pg-host") from error
+    try:
+        yield connection
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise DatabaseRefused(f"PostgreSQL refused: {_first_line(error)}") from error
+    finally:
+        await connection.close()
+
+
+async def fetch_catalogue(connection: Connection, columns: Sequence[str] = ()) -> catalogue.Catalogue:
+    """The catalogue at this instant, with the key's columns and those of these names, and those carried already."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        functions = await connection.fetch(catalogue.FUNCTIONS_SQL)
+        carried = {
+            name for row in functions for name in catalogue.read_settings(row["comment"]).get("columns") or () if name
+        }
+        return catalogue.read_catalogue(
+            map(dict, await connection.fetch(catalogue.RELATIONS_SQL, sorted({*columns, *map(str, carried)}))),
+            map(dict, await connection.fetch(catalogue.TRIGGERS_SQL)),
+            map(dict, functions),
+            has_schema=bool(await connection.fetchval(catalogue.SCHEMA_SQL)),
+        )
+
+
+async def run_steps(
+    connection: Connection,
+    steps: Sequence[plan.Step],
+    *,
+    is_single: bool,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    pause: Callable[[float], Any] = asyncio.sleep,  # Any: an awaitable of nothing of interest
+) -> None:
+    """Each step in its own transaction, or all in one; raises DatabaseRefused when a lock can not be had."""
+    if is_single:
+        everything = tuple(statement for step in steps for statement in step.statements)
+        steps = [plan.Step("all tables", everything)]
+    for done, step in enumerate(steps):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await _run(connection, step, lock_timeout_s)
+                break
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+                if attempt == ATTEMPTS:
+                    raise DatabaseRefused(_locked(step, done)) from error
+                await pause(random.uniform(PAUSE_S / 2, PAUSE_S) * attempt)
+            except asyncpg.PostgresError as error:
+                raise DatabaseRefused(
+                    f"PostgreSQL refused {step.title}: {_first_line(error)}; {_undone(done)}"
+                ) from error
+
+
+async def _run(connection: Connection, step: plan.Step, lock_timeout_s: float) -> None:
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {int(lock_timeout_s * 1_000)}")
+        await connection.execute(plan.LOCK)
+        for statement in step.statements:
+            await connection.execute(statement)
+
+
+def _locked(step: plan.Step, done: int) -> str:
+    return (
+        f"{step.title} stayed locked through {ATTEMPTS} attempts; {_undone(done)}. Look for long transactions in "
+        "pg_stat_activity, and run the command again: it goes on where it stopped"
+    )
+
+
+def _undone(done: int) -> str:
+    return "nothing was changed" if not done else f"the {done} step(s) before it are done"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

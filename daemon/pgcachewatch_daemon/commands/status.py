@@ -1,0 +1,115 @@
+"""`pgcachewatch status`: every table, whether its writes raise events, and if not, why not and what to do.
+
+Exit code 0 when whatever is watched is watched in full, 1 when a write to a watched table may raise no event. A table
+that nobody asked to watch is no fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pgcachewatch_daemon.commands.database import add_database_options, connected, fetch_catalogue
+from pgcachewatch_daemon.commands.install import run
+from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
+from pgcachewatch_daemon.sql.coverage import UNWATCHABLE, installed_settings, key_of, problem_with
+from pgcachewatch_daemon.sql.drift import Finding, findings
+
+HEADERS = ("table", "watched", "version", "key", "notes")
+EXIT_OK, EXIT_WRONG = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One table. `watched`: rows, table (its events are table-wide), original (the original's trigger), in part, no."""
+
+    table: str
+    watched: str
+    version: str
+    key: str
+    notes: tuple[str, ...]
+
+
+def status(arguments: Sequence[str]) -> int:
+    """every table: watched or not, and which writes raise no event"""
+    parser = argparse.ArgumentParser(
+        prog="pgcachewatch status", description="Which tables are watched, and which writes raise no event and why."
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    add_database_options(parser)
+    return run(parser, _status(parser.parse_args(arguments)))
+
+
+async def _status(options: argparse.Namespace) -> int:
+    async with connected(options) as connection:
+        catalogue = await fetch_catalogue(connection)
+    found = findings(catalogue)
+    lines = status_lines(catalogue, found)
+    if options.json:
+        sys.stdout.write(json.dumps([asdict(line) for line in lines], indent=2) + "\n")
+    else:
+        sys.stdout.write(render(lines))
+        sys.stderr.writelines(f"{finding.detail}: {finding.remedy}\n" for finding in found if not finding.table)
+    return EXIT_WRONG if any(finding.may_lose_events for finding in found) else EXIT_OK
+
+
+def status_lines(catalogue: Catalogue, found: Sequence[Finding]) -> list[Line]:
+    """A line per table, in order of name."""
+    by_table: dict[str, list[Finding]] = {}
+    for finding in found:
+        by_table.setdefault(finding.table, []).append(finding)
+    relations = sorted(catalogue.relations.values(), key=lambda one: (one.schema, one.name))
+    return [_line(catalogue, one, by_table.get(one.display, [])) for one in relations]
+
+
+def _line(catalogue: Catalogue, relation: Relation, found: Sequence[Finding]) -> Line:
+    if relation.kind in UNWATCHABLE:
+        notes = [finding.detail for finding in found] + [UNWATCHABLE[relation.kind]]
+        return Line(relation.display, "no", "", "", tuple(notes))
+    key, reason = key_of(catalogue, relation)
+    notes = [f"{finding.detail} ({finding.remedy})" for finding in found]
+    settings = installed_settings(catalogue, relation)
+    has_original = any(trigger.function is None for trigger in relation.triggers.values())
+    if settings is None:
+        notes = notes or [
+            "original's trigger: each statement drops the whole table" if has_original else _why(relation)
+        ]
+        return Line(relation.display, "original" if has_original else "no", "", "", tuple(notes))
+    if has_original:
+        notes.append("has the original's trigger as well: each statement raises two events")
+    if reason:
+        notes.append(f"events are table-wide: {reason}")
+    if settings.columns:
+        notes.append(f"carries {', '.join(settings.columns)}")
+    is_whole = not any(finding.may_lose_events for finding in found)
+    state = ("table" if reason else "rows") if is_whole else "in part"
+    return Line(
+        relation.display, state, _version(catalogue, relation), ", ".join(one.name for one in key), tuple(notes)
+    )
+
+
+def _why(relation: Relation) -> str:
+    problem = problem_with(relation)
+    advice = f"pgcachewatch install {relation.display} --commit"
+    return f"writes raise no event: {problem}" if problem else f"writes raise no event ({advice})"
+
+
+def _version(catalogue: Catalogue, relation: Relation) -> str:
+    names = {trigger.function for trigger in relation.triggers.values() if trigger.function is not None}
+    functions: Iterable[Mapping[str, object]] = (
+        catalogue.functions[name].settings for name in names if name in catalogue.functions
+    )
+    return ", ".join(sorted({str(settings.get("v", "?")) for settings in functions}))
+
+
+def render(lines: Sequence[Line]) -> str:
+    """A table for people; the last column is as wide as it likes."""
+    rows = [HEADERS, *((one.table, one.watched, one.version, one.key, "; ".join(one.notes)) for one in lines)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(HEADERS) - 1)]
+    return "".join(
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip() + "\n"
+        for row in rows
+    )

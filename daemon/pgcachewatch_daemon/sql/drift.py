@@ -1,0 +1,240 @@
+"""The catalogue against what was installed: what is missing, disabled, old or in the way, each with its remedy.
+
+`findings` looks at one instant, `changes` at two: rows that a rewrite, a DETACH or a rename took away or brought raise
+no event of their own, and whoever watches declares those tables changed. Both are pure and need no privilege for what
+they read; call them once a minute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pgcachewatch_daemon.sql.catalogue import FOREIGN, TABLE, Catalogue, Relation
+from pgcachewatch_daemon.sql.coverage import (
+    ORIGIN,
+    ROW_LEVEL,
+    Settings,
+    captures,
+    enabled_wanted,
+    installed_settings,
+    is_watchable_kind,
+)
+from pgcachewatch_daemon.sql.functions import (
+    SHARED,
+    SHARED_DIGEST,
+    VERSION,
+    Capture,
+    Operation,
+    trigger_name,
+)
+
+DISABLED = "D"
+REPAIR = "pgcachewatch install --repair --commit"
+FUNCTION_NAME = re.compile(r"t_(\d+)_(insert|update|delete|truncate|row)")
+
+Kind = Literal[
+    "not_covered",  # a partition or relative of a watched table has none of our triggers
+    "trigger_missing",
+    "trigger_disabled",
+    "not_always",  # writes under session_replication_role = replica raise no event
+    "not_applied",  # writes that a subscription applies raise no event
+    "old_version",
+    "key_changed",
+    "restored",  # the function is named for another table: this is a restored dump
+    "orphaned",  # the function's table is gone
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it ought to be. `table` as it can be typed; empty when it concerns none."""
+
+    kind: Kind
+    table: str
+    detail: str
+    remedy: str = REPAIR
+    oid: int = 0
+
+    @property
+    def may_lose_events(self) -> bool:
+        """True when writes to the table may raise no event, or one that says too little."""
+        return self.kind not in ("restored", "orphaned", "old_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A table whose rows may have changed without an event, by its names before and after."""
+
+    schema: str
+    name: str
+    reason: str
+
+
+def findings(catalogue: Catalogue) -> list[Finding]:
+    """All that is wrong with what is installed, by table. Empty when nothing is, or nothing is installed."""
+    found = [finding for family in watched_families(catalogue) for finding in _family(catalogue, family)]
+    return [*found, *_functions(catalogue)]
+
+
+def watched_families(catalogue: Catalogue) -> list[list[Relation]]:
+    """Each family that has a trigger of ours, or had: a function that is still there names its table."""
+    families: dict[int, list[Relation]] = {}
+    for oid in sorted(_watched(catalogue)):
+        if not any(oid in {member.oid for member in family} for family in families.values()):
+            families[oid] = catalogue.family(oid)
+    return list(families.values())
+
+
+def family_settings(catalogue: Catalogue, family: Sequence[Relation]) -> Settings:
+    """What was asked for when the family was installed."""
+    for member in sorted(family, key=lambda one: (one.is_partition, one.oid)):
+        settings = installed_settings(catalogue, member)
+        if settings is not None:
+            return settings
+    return Settings()
+
+
+def misnamed(catalogue: Catalogue) -> set[str]:
+    """Functions that serve a table other than the one they are named for: their database is a restored dump."""
+    return {
+        trigger.function
+        for relation in catalogue.relations.values()
+        for trigger in relation.triggers.values()
+        if trigger.function is not None and function_table(trigger.function) != relation.oid
+    }
+
+
+def function_table(name: str) -> int:
+    """The OID of the table that a function is named for; 0 for none.
+
+    >>> function_table("t_16402_update"), function_table("send")
+    (16402, 0)
+    """
+    match = FUNCTION_NAME.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def changes(before: Catalogue, after: Catalogue) -> list[Change]:
+    """Tables whose rows may have changed without an event between two looks at the catalogue.
+
+    A new file is what a rewrite, TRUNCATE, VACUUM FULL or REFRESH leaves; too many of them only cost fills. REFRESH
+    CONCURRENTLY leaves the file and is seen in the statistics, a second or so after its commit.
+    """
+    found: dict[Change, None] = {}
+    for oid in before.relations.keys() | after.relations.keys():
+        old, new = before.relations.get(oid), after.relations.get(oid)
+        for reason in _reasons(old, new):
+            for catalogue, relation in ((before, old), (after, new)):
+                if relation is not None:
+                    top = catalogue.root(relation)
+                    found[Change(top.schema, top.name, reason)] = None
+    return sorted(found, key=lambda change: (change.schema, change.name, change.reason))
+
+
+def _reasons(old: Relation | None, new: Relation | None) -> Iterator[str]:
+    if old is None or new is None:
+        one = old or new
+        if one is not None and (old is not None or one.parents):
+            yield "dropped" if new is None else "attached"
+        return
+    if old.filenode != new.filenode:
+        yield "rewritten"
+    if old.refreshed != new.refreshed:
+        yield "refreshed"
+    if old.parents != new.parents:
+        yield "attached or detached"
+    if (old.schema, old.name) != (new.schema, new.name):
+        yield "renamed"
+
+
+def _watched(catalogue: Catalogue) -> set[int]:
+    with_triggers = {
+        relation.oid
+        for relation in catalogue.relations.values()
+        if any(trigger.function is not None for trigger in relation.triggers.values())
+    }
+    wrong = misnamed(catalogue)
+    named = {function_table(name) for name in catalogue.functions if name not in wrong}
+    return with_triggers | (named & catalogue.relations.keys())
+
+
+def _family(catalogue: Catalogue, family: Sequence[Relation]) -> Iterator[Finding]:
+    wanted = captures(catalogue, family, family_settings(catalogue, family), default_channel="")
+    for member in family:
+        if member.oid in wanted:
+            yield from _relation(catalogue, member, wanted[member.oid])
+        elif member.kind == FOREIGN:
+            yield Finding("not_covered", member.display, "a foreign table in a watched family", "watch it elsewhere")
+
+
+def _relation(catalogue: Catalogue, relation: Relation, capture: Capture) -> Iterator[Finding]:
+    states = enabled_wanted(relation)
+    ours = {name: one for name, one in relation.triggers.items() if one.function is not None}
+    if not ours:
+        yield Finding("not_covered", relation.display, "it has none of the triggers", oid=relation.oid)
+        return
+    for operation, allowed in states.items():
+        name = trigger_name(operation)
+        trigger = ours.get(name)
+        if trigger is None or trigger.has_transition != has_transition(capture, operation):
+            yield Finding("trigger_missing", relation.display, f"trigger {name} is not there", oid=relation.oid)
+        elif trigger.enabled not in allowed:
+            yield _wrong_state(relation, operation, trigger.enabled)
+        elif trigger.function is not None:
+            yield from _function(catalogue, relation, capture, operation, trigger.function)
+    if relation.is_replicated and relation.kind == TABLE and not relation.is_owned:
+        detail, remedy = "a subscription writes to it, which fires only triggers that its owner can make", "install as"
+        yield Finding("not_applied", relation.display, detail, f"{remedy} the table's owner", relation.oid)
+
+
+def has_transition(capture: Capture, operation: Operation) -> bool:
+    """True for a trigger that has transition tables."""
+    return capture.has_transition and operation in ("insert", "update", "delete")
+
+
+def _wrong_state(relation: Relation, operation: Operation, state: str) -> Finding:
+    name = trigger_name(operation)
+    if operation == ROW_LEVEL and state != DISABLED:
+        detail = f"trigger {name} fires for ordinary writes too, which other triggers tell"
+        return Finding("old_version", relation.display, detail, oid=relation.oid)
+    if state == ORIGIN:
+        detail = f"trigger {name} does not fire under session_replication_role = replica"
+        return Finding("not_always", relation.display, detail, oid=relation.oid)
+    how = "is disabled" if state == DISABLED else "does not fire for ordinary writes"
+    return Finding("trigger_disabled", relation.display, f"trigger {name} {how}", oid=relation.oid)
+
+
+def _function(
+    catalogue: Catalogue, relation: Relation, capture: Capture, operation: Operation, name: str
+) -> Iterator[Finding]:
+    settings = catalogue.functions[name].settings if name in catalogue.functions else {}
+    expected = capture.comment_values(operation)
+    if function_table(name) != relation.oid:
+        yield Finding("restored", relation.display, f"function {name} was made for another table", oid=relation.oid)
+    elif settings.get("v") != VERSION:
+        detail = f"function {name} is of version {settings.get('v')}, not {VERSION}"
+        yield Finding("old_version", relation.display, detail, oid=relation.oid)
+    elif settings.get("key") != expected["key"]:
+        yield Finding("key_changed", relation.display, "its key is not the one it was installed with", oid=relation.oid)
+    elif settings.get("body") != expected["body"]:
+        detail = f"function {name} is for another shape of the table, or was generated by another release"
+        yield Finding("old_version", relation.display, detail, oid=relation.oid)
+
+
+def _functions(catalogue: Catalogue) -> Iterator[Finding]:
+    wrong = misnamed(catalogue)
+    for name in catalogue.functions:
+        oid = function_table(name)
+        if oid and name not in wrong and not is_there(catalogue, oid):
+            yield Finding("orphaned", "", f"function {name} belongs to no table", oid=oid)
+    for name in SHARED if catalogue.functions else ():
+        function = catalogue.functions.get(name)
+        if function is None or function.settings.get("body") != SHARED_DIGEST:
+            yield Finding("old_version", "", f"function {name} is not of version {VERSION}")
+
+
+def is_there(catalogue: Catalogue, oid: int) -> bool:
+    return oid in catalogue.relations and is_watchable_kind(catalogue.relations[oid])

@@ -1,0 +1,234 @@
+"""The statements that bring the database to what was asked for: only those that are needed, so that none is twice.
+
+A plan is a list of steps, each one transaction: first what all tables share, then each family by itself, so that no
+table stays locked while another one is waited for; last what is left over. Making a trigger blocks writers of its
+table, dropping it readers too. A plan that was cut off is finished by planning again.
+Order: within a family by OID, so that two installations wait for each other and do not deadlock.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
+from pgcachewatch_daemon.sql.coverage import (
+    ALWAYS,
+    ORIGIN,
+    REPLICA,
+    Settings,
+    captures,
+    enabled_wanted,
+    firing_of,
+    problem_with,
+)
+from pgcachewatch_daemon.sql.drift import (
+    family_settings,
+    function_table,
+    has_transition,
+    is_there,
+    misnamed,
+    watched_families,
+)
+from pgcachewatch_daemon.sql.functions import (
+    SCHEMA,
+    SHARED,
+    SHARED_DIGEST,
+    Capture,
+    function_sql,
+    shared_sql,
+    trigger_name,
+    trigger_sql,
+)
+from pgcachewatch_daemon.sql.names import NAME_BYTES, choose, parse_pattern, quote_identifier
+
+RENAMED = "restored_"  # begins the name of a function that a dump brought, until it is replaced
+LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('{SCHEMA}', 0))"
+OPTIONS = {ORIGIN: "ENABLE TRIGGER", ALWAYS: "ENABLE ALWAYS TRIGGER", REPLICA: "ENABLE REPLICA TRIGGER"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transaction. `title` says for people what it is about."""
+
+    title: str
+    statements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The tables that were asked for, and those of a pattern that can not be watched, each with the reason."""
+
+    tables: tuple[Relation, ...]
+    skipped: tuple[tuple[Relation, str], ...]
+
+
+def choose_tables(catalogue: Catalogue, texts: Sequence[str]) -> Choice:
+    """What `texts` name. Raises ConfigurationError for a name without a table, or of one that can not be watched."""
+    relations = list(catalogue.relations.values())
+    chosen: dict[int, Relation] = {}
+    skipped: list[tuple[Relation, str]] = []
+    for text in texts:
+        is_many = parse_pattern(text).is_many
+        for relation in choose([text], relations):
+            problem = problem_with(relation)
+            if is_many and relation.is_of_extension:
+                problem = "part of an extension; name it to watch it all the same"
+            if not problem:
+                chosen[relation.oid] = relation
+            elif is_many:
+                skipped.append((relation, problem))
+            else:
+                raise ConfigurationError(f"{relation.display} can not be watched: {problem}")
+    return Choice(tuple(chosen.values()), tuple(skipped))
+
+
+def check_columns(tables: Sequence[Relation], columns: Sequence[str], *, known: Sequence[str]) -> None:
+    """Raise ConfigurationError unless each column is in one of the tables and has a text in all that have it.
+
+    `known` are the names of all columns of these tables.
+    """
+    for name in columns:
+        carrying = [table.columns[name] for table in tables if name in table.columns]
+        if not carrying:
+            close = difflib.get_close_matches(name, known)
+            advice = f"did you mean {', '.join(close)}?" if close else "see --columns"
+            raise ConfigurationError(f"none of the tables has a column {name!r}; {advice}")
+        for column in carrying:
+            if not column.has_text:
+                raise ConfigurationError(f"--columns can not carry it: {column.problem}")
+
+
+def install_plan(
+    catalogue: Catalogue,
+    tables: Sequence[Relation],
+    settings: Settings,
+    *,
+    default_channel: str,
+    owner: str | None = None,
+) -> list[Step]:
+    """What is missing for `tables` and their families, and for a restored dump also for all that came with it."""
+    wrong = misnamed(catalogue)
+    restored = [one for one in catalogue.relations.values() if _uses(one, wrong)]
+    families: dict[int, list[Relation]] = {}
+    for table in [*tables, *restored]:
+        family = catalogue.family(table.oid)
+        families.setdefault(family[0].oid, family)
+    chosen = {table.oid for table in tables}
+    steps = [Step("what all tables share", tuple(_shared(catalogue, wrong, owner)))]
+    for family in families.values():
+        kept = family_settings(catalogue, family)
+        asked = settings if any(member.oid in chosen for member in family) else Settings()
+        merged = Settings(
+            channel=asked.channel or kept.channel,
+            columns=kept.columns if asked.columns is None else asked.columns,
+            max_keys=asked.max_keys or kept.max_keys,
+        )
+        wanted = captures(catalogue, family, merged, default_channel=default_channel)
+        statements = [
+            sql for one in family if one.oid in wanted for sql in _table(catalogue, one, wanted[one.oid], owner)
+        ]
+        steps.append(Step(", ".join(member.display for member in family if member.oid in wanted), tuple(statements)))
+    steps.append(Step("what is left over", tuple(_leftovers(catalogue, wrong))))
+    return [step for step in steps if step.statements]
+
+
+def repair_plan(catalogue: Catalogue, *, default_channel: str, owner: str | None = None) -> list[Step]:
+    """What is missing for all that is installed, with the settings it has."""
+    tables = [member for family in watched_families(catalogue) for member in family]
+    return install_plan(catalogue, tables, Settings(), default_channel=default_channel, owner=owner)
+
+
+def uninstall_plan(catalogue: Catalogue, tables: Sequence[Relation] | None, channel: str | None) -> list[Step]:
+    """Take away the triggers and functions of the families of `tables` (None: of all), or of one channel's.
+
+    Needs the functions' owner, not the tables'. When no table is left, the schema goes too.
+    """
+    oids = None if tables is None else {one.oid for table in tables for one in catalogue.family(table.oid)}
+    attached: dict[str, Relation] = {
+        trigger.function: relation
+        for relation in catalogue.relations.values()
+        for trigger in relation.triggers.values()
+        if trigger.function is not None
+    }
+    gone: dict[str, list[str]] = {}
+    for name, function in catalogue.functions.items():
+        oid = attached[name].oid if name in attached else function_table(name)
+        is_ours = bool(oid) and (oids is None or oid in oids)
+        if is_ours and channel in (None, function.settings.get("channel")):
+            title = attached[name].display if name in attached else "what is left over"
+            gone.setdefault(title, []).append(name)
+    steps = [
+        Step(title, tuple(f"DROP FUNCTION IF EXISTS {SCHEMA}.{quote_identifier(name)}() CASCADE" for name in names))
+        for title, names in gone.items()
+    ]
+    dropped = {name for names in gone.values() for name in names}
+    if catalogue.has_schema and catalogue.functions.keys() - dropped <= set(SHARED):
+        steps.append(Step("what all tables share", tuple(_drop_shared(catalogue))))
+    return steps
+
+
+def _drop_shared(catalogue: Catalogue) -> Iterator[str]:
+    arguments = {
+        "ascii": "pg_catalog.text",
+        "send": "pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text[]",
+    }
+    for name in SHARED:
+        if name in catalogue.functions:
+            yield f"DROP FUNCTION {SCHEMA}.{name}({arguments[name]})"
+    yield f"DROP SCHEMA {SCHEMA}"  # and not CASCADE: what somebody else put there is theirs
+
+
+def _shared(catalogue: Catalogue, wrong: set[str], owner: str | None) -> Iterator[str]:
+    if not catalogue.has_schema:
+        yield f"CREATE SCHEMA {SCHEMA}" + (f" AUTHORIZATION {quote_identifier(owner)}" if owner else "")
+    for name in sorted(wrong):
+        # Its name may be that of a function to come: OIDs start again in a new database.
+        if not name.startswith(RENAMED):
+            new = f"{RENAMED}{name}"[:NAME_BYTES]
+            yield f"ALTER FUNCTION {SCHEMA}.{quote_identifier(name)}() RENAME TO {quote_identifier(new)}"
+    present = [catalogue.functions[name].settings.get("body") for name in SHARED if name in catalogue.functions]
+    if present != [SHARED_DIGEST] * len(SHARED):
+        yield from _owned(shared_sql(), owner)
+
+
+def _table(catalogue: Catalogue, relation: Relation, capture: Capture, owner: str | None) -> Iterator[str]:
+    for operation, states in enabled_wanted(relation).items():
+        name = capture.function_name(operation)
+        function = catalogue.functions.get(name)
+        trigger = relation.triggers.get(trigger_name(operation))
+        is_right = trigger is not None and trigger.function == name
+        has_shape = trigger is not None and trigger.has_transition == has_transition(capture, operation)
+        if not is_right or function is None or function.settings != capture.comment_values(operation):
+            yield from _owned(function_sql(capture, operation), owner)
+        if not is_right or not has_shape:
+            yield trigger_sql(capture, operation, relation.qualified)
+        state = trigger.enabled if trigger is not None and is_right and has_shape else ORIGIN
+        if state not in states:
+            option = OPTIONS[firing_of(relation, operation)]
+            yield f"ALTER TABLE {relation.qualified} {option} {trigger_name(operation)}"
+
+
+def _owned(statements: Sequence[str], owner: str | None) -> Iterator[str]:
+    yield from statements
+    if owner is not None:
+        for statement in statements:
+            if statement.startswith("REVOKE ALL ON FUNCTION "):
+                function = statement.removeprefix("REVOKE ALL ON FUNCTION ").removesuffix(" FROM PUBLIC")
+                yield f"ALTER FUNCTION {function} OWNER TO {quote_identifier(owner)}"
+
+
+def _leftovers(catalogue: Catalogue, wrong: set[str]) -> Iterator[str]:
+    """Functions of tables that are gone, and those that a restored dump brought and nothing needs any more."""
+    for name in catalogue.functions:
+        if name in wrong:
+            new = name if name.startswith(RENAMED) else f"{RENAMED}{name}"[:NAME_BYTES]
+            yield f"DROP FUNCTION {SCHEMA}.{quote_identifier(new)}()"
+        elif name.startswith(RENAMED) or (function_table(name) and not is_there(catalogue, function_table(name))):
+            yield f"DROP FUNCTION {SCHEMA}.{quote_identifier(name)}()"
+
+
+def _uses(relation: Relation, functions: set[str]) -> bool:
+    return any(trigger.function in functions for trigger in relation.triggers.values())

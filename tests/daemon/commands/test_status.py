@@ -1,0 +1,95 @@
+"""`status` names every table, and each write that raises no event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from pgcachewatch import queries
+from pgcachewatch_daemon.commands.status import Line, render, status
+from tests.postgres import Database
+from tests.row_triggers import RowTriggers
+
+
+@pytest.fixture
+async def rows(database: Database) -> RowTriggers:
+    rig = await RowTriggers.open(database)
+    await rig.writer.execute("CREATE TABLE users (id int PRIMARY KEY, tenant_id int)")
+    return rig
+
+
+async def lines(rows: RowTriggers, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Line]]:
+    capsys.readouterr()
+    code = await asyncio.to_thread(status, ["--json", "--pg-dsn", rows.database.dsn])
+    found = [Line(**{**one, "notes": tuple(one["notes"])}) for one in json.loads(capsys.readouterr().out)]
+    return code, {line.table: line for line in found}
+
+
+async def test_every_table_is_named_with_what_its_writes_raise(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute(
+        "CREATE TABLE keyless (v int); CREATE TABLE loose (f float8 PRIMARY KEY); CREATE TABLE forgotten (id int);"
+        "CREATE TABLE old (id int); CREATE TABLE twice (id int PRIMARY KEY);"
+        "CREATE VIEW w AS SELECT 1; CREATE MATERIALIZED VIEW m AS SELECT 1;"
+        "CREATE SCHEMA s2; CREATE TABLE s2.users (id int)"
+    )
+    await rows.writer.execute(queries.create_notify_function("ch", "fn_pgcachewatch_table_change_ch"))
+    for table in ("old", "twice"):
+        sql = queries.create_after_change_trigger(
+            "tg_pgcachewatch_table_change", table, "fn_pgcachewatch_table_change_ch"
+        )
+        await rows.writer.execute(sql)
+    await rows.install("users", columns=("tenant_id",))
+    await rows.install("keyless", "loose", "twice")
+
+    code, found = await lines(rows, capsys)
+
+    assert code == 0
+    assert {name: line.watched for name, line in found.items()} == {
+        "public.users": "rows", "public.keyless": "table", "public.loose": "table", "public.forgotten": "no",
+        "public.old": "original", "public.twice": "rows", "public.w": "no", "public.m": "no", "s2.users": "no",
+    }  # fmt: skip
+    notes = {name: "; ".join(line.notes) for name, line in found.items()}
+    assert "carries tenant_id" in notes["public.users"]
+    assert "no primary key" in notes["public.keyless"]
+    assert "float8" in notes["public.loose"]
+    assert "writes raise no event (pgcachewatch install public.forgotten --commit)" in notes["public.forgotten"]
+    assert "two events" in notes["public.twice"]
+    assert "REFRESH raises no event" in notes["public.m"]
+    assert (found["public.users"].key, found["public.users"].version) == ("id", "1")
+
+
+async def test_a_watched_table_that_may_lose_events_is_exit_code_1(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)"
+    )
+    await rows.install("users", "p")
+    await rows.writer.execute(
+        "ALTER TABLE users DISABLE TRIGGER zz_pgcachewatch_delete;"
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (9) TO (19)"
+    )
+
+    code, found = await lines(rows, capsys)
+
+    assert code == 1
+    assert found["public.users"].watched == "in part"
+    assert "zz_pgcachewatch_delete is disabled" in found["public.users"].notes[0]
+    assert "--repair" in found["public.users"].notes[0]
+    assert found["public.p2"].watched == "no"
+    assert found["public.p1"].watched == "rows"
+
+
+def test_the_table_for_people_is_aligned_and_ends_with_the_notes() -> None:
+    text = render([Line("public.users", "rows", "1", "id", ("a note", "another")), Line("t", "no", "", "", ())])
+
+    assert text.splitlines() == [
+        "table         watched  version  key  notes",
+        "public.users  rows     1        id   a note; another",
+        "t             no",
+    ]

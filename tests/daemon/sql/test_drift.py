@@ -1,0 +1,123 @@
+"""What is not as it was installed is found by kind; a table that is right has no findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pgcachewatch_daemon.sql.catalogue import PARTITIONED, Catalogue, Function, Relation
+from pgcachewatch_daemon.sql.drift import Change, changes, findings, function_table
+from pgcachewatch_daemon.sql.keytext import Column
+from tests.daemon.sql.catalogues import changed, empty, installed, table
+
+TREE = [
+    table(1, "root", kind=PARTITIONED),
+    table(2, "leaf", parents=(1,), is_partition=True),
+    table(3, "plain"),
+]
+
+
+def kinds(catalogue: Catalogue) -> set[tuple[str, str]]:
+    return {(one.kind, one.table) for one in findings(catalogue)}
+
+
+@pytest.mark.parametrize(
+    "relations",
+    [[], TREE, [table(1, "t", is_replicated=True)], [table(1, "t", is_owned=False)], [table(1, "t", key=())]],
+)
+def test_what_is_as_installed_has_no_findings(relations: list[Relation]) -> None:
+    assert findings(installed(relations)) == []
+    assert findings(empty(relations)) == []
+
+
+def without(catalogue: Catalogue, oid: int, name: str) -> Catalogue:
+    triggers = {each: one for each, one in catalogue.relations[oid].triggers.items() if each != name}
+    return changed(catalogue, oid, triggers=triggers)
+
+
+def with_state(catalogue: Catalogue, oid: int, name: str, state: str) -> Catalogue:
+    triggers = catalogue.relations[oid].triggers
+    return changed(catalogue, oid, triggers={**triggers, name: replace(triggers[name], enabled=state)})
+
+
+def with_settings(catalogue: Catalogue, name: str, **settings: object) -> Catalogue:
+    function = Function(name, {**catalogue.functions[name].settings, **settings})
+    return replace(catalogue, functions={**catalogue.functions, name: function})
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "kind", "loses"),
+    [
+        (without(installed(TREE), 3, "zz_pgcachewatch_update"), "trigger_missing", True),
+        (changed(installed(TREE), 3, triggers={}), "not_covered", True),
+        (with_state(installed(TREE), 3, "zz_pgcachewatch_update", "D"), "trigger_disabled", True),
+        (with_state(installed(TREE), 3, "zz_pgcachewatch_update", "R"), "trigger_disabled", True),
+        (with_state(installed(TREE), 3, "zz_pgcachewatch_update", "O"), "not_always", True),
+        (with_settings(installed(TREE), "t_3_update", v=0), "old_version", False),
+        (with_settings(installed(TREE), "t_3_update", body="other"), "old_version", False),
+        (changed(installed(TREE), 3, key=(Column("id", "uuid"),)), "key_changed", True),
+        (changed(installed(TREE), 3, is_replicated=True), "trigger_missing", True),
+    ],
+)
+def test_each_kind_of_damage_is_found_at_its_table(catalogue: Catalogue, kind: str, loses: bool) -> None:
+    found = findings(catalogue)
+
+    assert {(one.kind, one.table) for one in found} == {(kind, "public.plain")}
+    assert any(one.may_lose_events for one in found) == loses
+
+
+def test_a_new_partition_is_found_and_an_unrelated_new_table_is_not() -> None:
+    was = installed(TREE)
+    new = {4: table(4, "new", parents=(1,), is_partition=True), 5: table(5, "unrelated")}
+
+    assert kinds(replace(was, relations={**was.relations, **new})) == {("not_covered", "public.new")}
+
+
+def test_functions_named_for_other_tables_are_a_restored_dump() -> None:
+    was = installed([table(3, "plain")])
+    moved = replace(was.relations[3], oid=9)
+
+    assert kinds(replace(was, relations={9: moved})) == {("restored", "public.plain")}
+
+
+def test_functions_without_a_table_are_orphaned() -> None:
+    was = installed(TREE)
+
+    assert kinds(replace(was, relations={1: was.relations[1], 2: was.relations[2]})) == {("orphaned", "")}
+
+
+def test_shared_functions_of_another_version_are_found() -> None:
+    assert kinds(with_settings(installed(TREE), "send", body="other")) == {("old_version", "")}
+
+
+def test_a_table_that_only_its_owner_can_cover_is_found() -> None:
+    was = installed([table(3, "plain", is_owned=False)])
+
+    assert kinds(changed(was, 3, is_replicated=True)) == {("not_applied", "public.plain")}
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (changed(empty(TREE), 3, filenode=7), {("plain", "rewritten")}),
+        (changed(empty(TREE), 2, filenode=7), {("root", "rewritten")}),
+        (changed(empty(TREE), 3, name="other"), {("plain", "renamed"), ("other", "renamed")}),
+        (changed(empty(TREE), 2, parents=(), is_partition=False),
+         {("root", "attached or detached"), ("leaf", "attached or detached")}),
+        (empty(TREE[:2]), {("plain", "dropped")}),
+        (empty([*TREE, table(9, "new")]), set()),
+        (empty([*TREE, table(9, "new", parents=(1,), is_partition=True)]), {("root", "attached")}),
+        (empty(TREE), set()),
+    ],
+)  # fmt: skip
+def test_rows_that_come_or_go_without_a_write_are_found_as_changes(
+    after: Catalogue, expected: set[tuple[str, str]]
+) -> None:
+    assert {(one.name, one.reason) for one in changes(empty(TREE), after)} == expected
+    assert all(isinstance(one, Change) for one in changes(empty(TREE), after))
+
+
+def test_a_function_says_which_table_it_is_for() -> None:
+    assert function_table("t_7_row") == 7
+    assert function_table("t_7_unknown") == function_table("restored_t_7_update") == 0
