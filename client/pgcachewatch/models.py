@@ -64,7 +64,8 @@ class Event(pydantic.BaseModel):
 
     `sent_at` is the database's clock, `received_at` the receiver's; both are aware. `schema_name` is None when the
     trigger did not say it (an original trigger). `keys` are the changed rows' keys in their canonical text form,
-    or None when the change concerns the table as a whole. `xid` is the writer's 64-bit transaction id.
+    or None when the change concerns the table as a whole. `key` names the columns these are made of, in order, and
+    `columns` the further columns whose old and new values are among them. `xid` is the writer's 64-bit transaction id.
 
     Survives a JSON round trip equal to itself:
 
@@ -83,6 +84,8 @@ class Event(pydantic.BaseModel):
     received_at: pydantic.AwareDatetime = pydantic.Field(default_factory=_now)
     schema_name: str | None = pydantic.Field(default=None, alias="schema")
     keys: tuple[str, ...] | None = None
+    key: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
     xid: int | None = None
 
     @property

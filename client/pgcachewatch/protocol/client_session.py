@@ -90,10 +90,12 @@ class ClockSample:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Subscription `id` is live from `seq` on."""
+    """Subscription `id` is live from `seq` on. `types` are those of its columns, `notice` is for people."""
 
     id: int
     seq: int
+    types: tuple[str, ...] | None = None
+    notice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +227,9 @@ class ClientSession:
             self._end(sid)
         return codec.encode(messages.Unsub(id=identity))
 
-    def barrier(self, identity: int) -> str:
+    def barrier(self, identity: int, token: str | None = None) -> str:
         """Ask for BarrierPassed(identity)."""
-        return codec.encode(messages.Barrier(id=identity))
+        return codec.encode(messages.Barrier(id=identity, token=token))
 
     def ping(self, *, now_s: float) -> str:
         """Ask for a ClockSample; also tells whether the relay still answers."""
@@ -317,7 +319,8 @@ class ClientSession:
         if subok.id not in self._subscriptions:  # ended while the answer was under way
             self._end(subok.sid)
             return
-        out.append(Granted(subok.id, subok.s))
+        types = None if subok.types is None else tuple(subok.types)
+        out.append(Granted(subok.id, subok.s, types, subok.notice))
 
     def _ev(self, ev: messages.Ev, out: list[Delivery]) -> None:
         # The chain first: changes behind a hole must not look like all there was.

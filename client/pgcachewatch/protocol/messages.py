@@ -23,9 +23,12 @@ HELLO_TIMEOUT_S = 10.0
 SUBSCRIPTIONS_PER_CONNECTION = 1_000
 KEY_BYTES = 1_024
 KEYS_PER_SUBSCRIPTION = 1_000
+COLUMNS_PER_SUBSCRIPTION = 32  # PostgreSQL's own limit of an index: no key has more
+COLUMN_LENGTH = 200
 CHANNEL_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL refuses longer channel names
 NAME_LENGTH = 200
 TOKEN_LENGTH = 16_384
+TOKEN_CHANNEL = "pgcachewatch_token"  # a token of a barrier is notified here, inside the transaction it stands for
 SEQ_MAX = 2**53 - 1  # the largest integer every JSON reader keeps exact
 
 OpCode = Literal["i", "u", "d", "t", "*"]
@@ -51,6 +54,8 @@ RequestId = Annotated[int, pydantic.Field(ge=0, le=SEQ_MAX)]
 Epoch = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{16}$")]
 Key = Annotated[str, pydantic.AfterValidator(_fits_key)]
 Channel = Annotated[str, pydantic.AfterValidator(_fits_channel)]
+Column = Annotated[str, pydantic.Field(min_length=1, max_length=COLUMN_LENGTH)]
+BarrierToken = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{32}$")]
 Milliseconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
@@ -71,7 +76,11 @@ class Resume(Message):
 
 
 class Sub(Message):
-    """One wish. None widens: no table, the whole channel; no ops, each operation; no keys, each row."""
+    """One wish. None widens: no table, the whole channel; no ops, each operation; no keys, each row.
+
+    `columns` says by which columns the subscriber tells rows apart: the keys it is sent are texts of these, in this
+    order (W-ROW-1). Empty: it does not tell them apart, and is sent one item an event. None: keys as the trigger has them.
+    """
 
     t: Literal["sub"] = "sub"
     id: RequestId
@@ -80,6 +89,7 @@ class Sub(Message):
     schema_name: str | None = pydantic.Field(default=None, alias="schema", min_length=1, max_length=200)
     ops: Annotated[list[Literal["i", "u", "d", "t"]], pydantic.Field(min_length=1, max_length=4)] | None = None
     keys: Annotated[list[Key], pydantic.Field(min_length=1, max_length=KEYS_PER_SUBSCRIPTION)] | None = None
+    columns: Annotated[list[Column], pydantic.Field(max_length=COLUMNS_PER_SUBSCRIPTION)] | None = None
     mode: Mode = "invalidate"
 
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
@@ -104,8 +114,11 @@ class Unsub(Message):
 
 
 class Barrier(Message):
+    """With a `token`: answer when the transaction that notified it was sent, however long it takes to commit."""
+
     t: Literal["barrier"] = "barrier"
     id: RequestId
+    token: BarrierToken | None = None
 
 
 class Ping(Message):
@@ -141,12 +154,18 @@ class Welcome(Message):
 
 
 class Subok(Message):
-    """The subscription `id` is live from `s`; `sid` is the small integer its events carry."""
+    """The subscription `id` is live from `s`; `sid` is the small integer its events carry.
+
+    `types` has the base type of each of the subscription's `columns`, in their order (W-ROW-2). `notice` is for people:
+    what is odd about the wish, such as a table that does not exist.
+    """
 
     t: Literal["subok"] = "subok"
     id: RequestId
     sid: Annotated[int, pydantic.Field(ge=1)]
     s: Seq
+    types: list[str] | None = None
+    notice: str | None = None
 
 
 class Ev(Message):

@@ -27,6 +27,7 @@ class Subscription:
     schema: str | None = None
     ops: frozenset[str] | None = None  # letters of the wire: i, u, d, t
     keys: frozenset[str] | None = None
+    columns: tuple[str, ...] | None = None
     mode: messages.Mode = "invalidate"
 
 
@@ -61,9 +62,10 @@ class Unsubscribed:
 
 @dataclass(frozen=True, slots=True)
 class BarrierRequested:
-    """Answer `barrierok` with this id behind each event committed before now."""
+    """Answer `barrierok` with this id behind each event committed before now, or behind those of `token`'s commit."""
 
     id: int
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class RelaySession:
             case messages.Unsub():
                 return self._unsub(message)
             case messages.Barrier():
-                return [BarrierRequested(message.id)]
+                return [BarrierRequested(message.id, message.token)]
             case messages.Ping():
                 return [Send(codec.encode(messages.Pong(id=message.id, now=now_ms)))]
             case messages.Auth():
@@ -215,6 +217,7 @@ class RelaySession:
             schema=sub.schema_name,
             ops=frozenset(sub.ops) if sub.ops else None,
             keys=frozenset(sub.keys) if sub.keys else None,
+            columns=None if sub.columns is None else tuple(sub.columns),
             mode=sub.mode,
         )
 
