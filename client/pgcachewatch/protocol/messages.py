@@ -79,7 +79,7 @@ class Sub(Message):
     """One wish. None widens: no table, the whole channel; no ops, each operation; no keys, each row.
 
     `columns` says by which columns the subscriber tells rows apart: the keys it is sent are texts of these, in this
-    order (W-ROW-1). Empty: it does not tell them apart, and is sent one item an event. None: keys as the trigger has them.
+    order (W-ROW-1). Empty: it does not tell them apart, and is sent one item an event. None: the trigger's own keys.
     """
 
     t: Literal["sub"] = "sub"

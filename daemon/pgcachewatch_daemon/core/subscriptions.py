@@ -5,13 +5,15 @@ serves them all. The Directory finds the groups that a change may concern by cha
 nothing to those it does not.
 
 Matching errs towards telling (W-SUB-4): what the change does not say counts as a match. A Gap is told to every
-subscription its scope may concern, as an item with key null.
+subscription its scope may concern, as an item with key null. A subscription that names columns is told keys made of
+these (W-ROW-1), and null whenever the event does not say them.
 On the path of an event: step 5, match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+import json
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pgcachewatch.models import Event, Gap
@@ -61,7 +63,7 @@ def _add_event(items: list[Item], subscription: Subscription, event: Event) -> N
         or (subscription.ops is not None and operation not in subscription.ops)
     ):
         return
-    keys = event.keys
+    keys = told_keys(event, subscription.columns)
     if keys is not None and subscription.keys is not None:
         keys = tuple(key for key in keys if key in subscription.keys)
         if not keys:
@@ -72,6 +74,51 @@ def _add_event(items: list[Item], subscription: Subscription, event: Event) -> N
         items.append((subscription.sid, operation, None))
     else:
         items.extend((subscription.sid, operation, key) for key in keys)
+
+
+def told_keys(event: Event, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:  # hot path
+    """The event's keys for a subscriber that tells rows apart by `columns`; None when it may be any row (W-ROW-1).
+
+    Empty when the event, one of several of its statement, speaks of other things only.
+
+    >>> at = "2030-01-01T00:00:00Z"
+    >>> what = {"channel": "c", "table": "t", "operation": "update", "sent_at": at}
+    >>> event = Event(**what, key=("a", "b"), columns=("tenant",), keys=('["1","2"]', "tenant=5"))
+    >>> told_keys(event, ("b", "a")), told_keys(event, ("tenant",)), told_keys(event, ("a",))
+    (('["2","1"]',), ('tenant=5',), None)
+    """
+    keys, key = event.keys, event.key
+    if keys is None or columns == ():
+        return None
+    if columns is None or columns == key:
+        return keys
+    carried = event.columns or ()
+    if len(columns) == 1 and columns[0] in carried:
+        name, beginning = columns[0], f"{columns[0]}="
+        return tuple(text for text in keys if text == name or text.startswith(beginning))
+    if key is not None and len(columns) == len(key) > 1 and set(columns) == set(key):
+        return _permuted(keys, [key.index(name) for name in columns], carried)
+    return None
+
+
+def _permuted(keys: Sequence[str], places: Sequence[int], carried: Sequence[str]) -> tuple[str, ...] | None:
+    """Keys of several columns in another order of these; None when one of them can not be read."""
+    permuted: list[str] = []
+    for text in keys:
+        parts = _parts(text)
+        if parts is not None and len(parts) == len(places):
+            permuted.append(json.dumps([parts[place] for place in places], ensure_ascii=False, separators=(",", ":")))
+        elif not any(text == name or text.startswith(f"{name}=") for name in carried):
+            return None
+    return tuple(permuted)
+
+
+def _parts(text: str) -> list[str] | None:
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parts if isinstance(parts, list) and all(isinstance(part, str) for part in parts) else None
 
 
 def _add_gap(items: list[Item], subscription: Subscription, gap: Gap) -> None:

@@ -352,9 +352,15 @@ class HubMachine(RuleBasedStateMachine):
         self.is_live = True
         self.barriers = 0
 
-    @rule(target=clients, table=st.sampled_from([None, *TABLES]), channel=st.sampled_from(CHANNELS), both=st.booleans())
-    def join(self, table: str | None, channel: str, *, both: bool) -> Client:
-        subs = [messages.Sub(id=1, channel=channel, table=table)]
+    @rule(
+        target=clients,
+        table=st.sampled_from([None, *TABLES]),
+        channel=st.sampled_from(CHANNELS),
+        both=st.booleans(),
+        columns=st.sampled_from([None, ["id"], []]),
+    )
+    def join(self, table: str | None, channel: str, columns: list[str] | None, *, both: bool) -> Client:
+        subs = [messages.Sub(id=1, channel=channel, table=table, columns=columns)]
         if both:
             subs.append(messages.Sub(id=2, channel="c1", table="users", keys=["1"]))
         client = Client(self.hub, subs)
@@ -393,26 +399,27 @@ class HubMachine(RuleBasedStateMachine):
         channel=st.sampled_from(CHANNELS),
         table=st.sampled_from(TABLES),
         keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=2),
+        key=st.sampled_from([None, ("id",), ("other",)]),
         times=st.integers(1, 5),
     )
-    def change(self, channel: str, table: str, keys: list[str], times: int) -> None:
+    def change(self, channel: str, table: str, keys: list[str], key: tuple[str, ...] | None, times: int) -> None:
         for _ in range(times):
-            publish(self.hub, event(channel, table, *keys))
-        self.forget(channel, table, keys)
+            publish(self.hub, event(channel, table, *keys).model_copy(update={"key": key}))
+        self.forget(channel, table, keys, key)
 
     @rule(channel=st.sampled_from(CHANNELS))
     def unreadable(self, channel: str) -> None:
         publish(self.hub, Gap(Scope(channel), "unreadable"))
         self.forget(channel, None, [])
 
-    def forget(self, channel: str, table: str | None, keys: list[str]) -> None:
+    def forget(self, channel: str, table: str | None, keys: list[str], key: tuple[str, ...] | None = None) -> None:
         """What must be gone from each cache once the client has read everything."""
         for client in self.all:
             due = {
-                (sub.id, key)
+                (sub.id, each)
                 for sub in client.subs
                 if sub.channel == channel and (table is None or sub.table in (None, table))
-                for key in (keys or KEYS)
+                for each in (keys if sub.columns is None or tuple(sub.columns) == key else ()) or KEYS
             }
             client.__dict__.setdefault("due", set()).update(due & client.cached)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group
+from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group, told_keys
 
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
@@ -35,6 +36,80 @@ def test_very_many_keys_become_one_item_for_the_whole_subscription() -> None:
     many = [str(number) for number in range(ITEMS_PER_EVENT + 1)]
     assert len(group().items_for(event(keys=many[:-1]))) == ITEMS_PER_EVENT
     assert group().items_for(event(keys=many)) == [(1, "u", None)]
+
+
+COMPOSITE = {"key": ["a", "b"], "columns": ["tenant"], "keys": ['["1","ü"]', '["2","\\""]', "tenant=5", "tenant"]}
+
+
+@pytest.mark.rule("W-ROW-1")
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (("a", "b"), ['["1","ü"]', '["2","\\""]', "tenant=5", "tenant"]),
+        (("b", "a"), ['["ü","1"]', '["\\"","2"]']),
+        (("tenant",), ["tenant=5", "tenant"]),
+        ((), [None]),
+        (("a",), [None]),
+        (("a", "b", "tenant"), [None]),
+        (("a", "tenant"), [None]),
+        (("a", "a"), [None]),
+        (("ten",), [None]),
+    ],
+)
+def test_columns_choose_the_keys_that_are_told(columns: tuple[str, ...], told: list[str | None]) -> None:
+    assert group(columns=columns).items_for(event(**COMPOSITE)) == [(1, "u", key) for key in told]
+
+
+@pytest.mark.rule("W-ROW-1")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"key": ["id"]},
+        {"keys": ["5"]},
+        {"key": ["other"], "keys": ["5"]},
+        {"key": ["id", "more"], "keys": ['["5","6"]']},
+    ],
+)
+def test_an_event_that_does_not_say_the_columns_is_told_as_any_row(changes: dict[str, object]) -> None:
+    assert group(columns=("id",)).items_for(event(**changes)) == [(1, "u", None)]
+
+
+@pytest.mark.rule("W-ROW-1")
+@pytest.mark.parametrize("key", ["x", '["1"]', '["1","2","3"]', '["1",2]', '{"a":"b"}', "[" * 1_000, '"12"'])
+def test_a_key_that_can_not_be_put_in_order_is_told_as_any_row(key: str) -> None:
+    told = event(key=["a", "b"], columns=["c"], keys=['["1","2"]', key])
+    assert group(columns=("b", "a")).items_for(told) == [(1, "u", None)]
+
+
+@pytest.mark.rule("W-ROW-1")
+def test_an_event_that_speaks_of_other_columns_only_is_none_of_their_business() -> None:
+    """A statement with many keys is told in several events; each of its keys is in one of them."""
+    assert group(columns=("tenant",)).items_for(event(key=["id"], columns=["tenant"], keys=["5"])) == []
+    assert group(columns=("b", "a")).items_for(event(key=["a", "b"], columns=["c"], keys=["c=1"])) == []
+
+
+@pytest.mark.rule("W-ROW-1")
+def test_keys_that_are_asked_for_are_compared_in_the_order_of_the_columns() -> None:
+    told = event(key=["a", "b"], keys=['["1","2"]', '["3","4"]'])
+    assert group(columns=("b", "a"), keys=frozenset(['["4","3"]'])).items_for(told) == [(1, "u", '["4","3"]')]
+    assert group(columns=("a",), keys=frozenset(["9"])).items_for(told) == [(1, "u", None)]
+
+
+texts = st.text(max_size=3)
+
+
+@given(st.data(), st.integers(2, 4))
+def test_a_key_in_another_order_is_the_same_key(data: st.DataObject, width: int) -> None:
+    """Both ends write a key as JSON, and compare it as text."""
+    names = [f"c{place}" for place in range(width)]
+    row = dict(zip(names, data.draw(st.lists(texts, min_size=width, max_size=width)), strict=True))
+    order = data.draw(st.permutations(names))
+
+    def written(columns: list[str]) -> str:
+        return json.dumps([row[name] for name in columns], ensure_ascii=False, separators=(",", ":"))
+
+    assert told_keys(event(key=names, keys=[written(names)]), tuple(order)) == (written(order),)
 
 
 @pytest.mark.rule("W-EV-4")
