@@ -33,9 +33,9 @@ from pgcachewatch.protocol.relay_session import (
     TokenOffered,
     Unsubscribed,
 )
+from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, Refuse
 from pgcachewatch_daemon.core.hub import Hub, Subscriber
-from pgcachewatch_daemon.core.loopback import Loopback
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
@@ -101,7 +101,7 @@ class Reception:
         options: ReceptionOptions,
         *,
         hub: Hub,
-        loopback: Loopback,
+        barriers: Barriers,
         admission: Admission,
         source: Channels,
         checks: Callable[[], Sequence[Check]],
@@ -110,7 +110,7 @@ class Reception:
     ) -> None:
         self._options = options
         self._hub = hub
-        self._loopback = loopback
+        self._barriers = barriers
         self._admission = admission
         self._source = source
         self._checks = checks
@@ -223,7 +223,7 @@ class Reception:
         if visitor.session is not None:
             visitor.session.close()
         if visitor.subscriber is not None:
-            self._loopback.drop(visitor.subscriber)
+            self._barriers.drop(visitor.subscriber)
             self._hub.leave(visitor.subscriber)
             visitor.subscriber.shell = None
         self._source.set_busy(bool(self.visitors))
@@ -345,7 +345,8 @@ class Reception:
             case Unsubscribed():
                 self._unsubscribe(visitor, effect.sid)
             case BarrierRequested():
-                self._barrier(visitor, effect.id)
+                assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
+                self._barriers.ask(visitor.subscriber, effect)
             case CloseWith():
                 visitor.connection.close(effect.code, effect.reason)
             case TokenOffered() | Acknowledged():
@@ -410,12 +411,3 @@ class Reception:
             waiting.cancel()
         elif visitor.subscriber is not None:
             self._hub.unsubscribe(visitor.subscriber, sid)
-
-    def _barrier(self, visitor: Visitor, identity: int) -> None:
-        assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
-        refused = self._loopback.request(visitor.subscriber, identity, now_ms=self._now_s() * 1_000)
-        if refused is not None:
-            text = f"too many barriers wait, the limit is {refused.limit}: await those you asked for"
-            self._send_error(visitor, identity, "too_many_barriers", text)
-        else:
-            self._source.hasten()

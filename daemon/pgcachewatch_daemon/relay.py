@@ -25,15 +25,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap, Scope
+from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.core.tokens import Tokens
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.http import Answer, Check
@@ -76,6 +78,7 @@ class Relay:
         self.options = options
         self._intake = Intake()
         self._loopback = Loopback(lambda: secrets.token_hex(8), options.barriers)
+        self._tokens = Tokens(options.barriers)
         self._admission = Admission(options.admission)
         self._hub = Hub(
             MemoryBackplane(lambda: secrets.token_hex(8)),
@@ -85,10 +88,17 @@ class Relay:
             on_dirty=self._schedule_flush,
         )
         self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
+        self._barriers = Barriers(
+            self._hub,
+            self._loopback,
+            self._tokens,
+            now_ms=lambda: time.monotonic() * 1_000,
+            hasten=self._source.hasten,
+        )
         self._reception = Reception(
             ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
             hub=self._hub,
-            loopback=self._loopback,
+            barriers=self._barriers,
             admission=self._admission,
             source=self._source,
             checks=self.checks,
@@ -206,19 +216,28 @@ class Relay:
         self._hub.mark(result.as_of_ms)
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
-            self._hub.barrier_passed(cast(Subscriber, barrier.subscriber), barrier.id)
+        self._barriers.looped_back(result)
         self._flush()  # not in the next iteration: somebody waits for this
         if self._loopback.has_waiting:
             self._source.hasten()
 
+    def token_notified(self, token: str) -> None:
+        self._barriers.token_notified(token)
+
+    def tokens_settled(self) -> None:
+        if self._barriers.tokens_settled():
+            self._flush()
+
     def source_up(self) -> None:
         self._hub.source_restored(self._last_loss)
+        self._barriers.source_up()
         self._ready.set()
 
     def source_lost(self, reason: LossReason) -> None:
         self._ready.clear()
         self._last_loss = reason
         self._hub.source_lost(reason, now_ms=time.monotonic() * 1_000)
+        self._barriers.source_lost()
         self._reception.source_lost()
         self._source.retain({self.options.channel, *self._reception.live_channels()})
 
@@ -268,6 +287,11 @@ class Relay:
             "loopback_age_seconds": loopback.since_s,
             "loopback_seconds": self._loopback_seconds,
             "barrier_seconds": self._barrier_seconds,
+            "token_barriers": {
+                ("passed",): self._tokens.stats.passed,
+                ("lost",): self._tokens.stats.lost,
+                ("refused",): self._tokens.stats.refused,
+            },
             "epoch_changes": _labelled(hub.epoch_changes),
             "events_received": self._intake.stats.received - sum(self._intake.stats.invalid.values()),
             "gaps_received": _labelled(self._intake.stats.invalid),

@@ -123,6 +123,51 @@ async def test_a_barrier_passes_behind_the_event_committed_before_it(database: D
             assert answer["s"] >= events[-1]["s"]
 
 
+@pytest.mark.rule("W-BARRIER-2")
+async def test_a_token_passes_behind_the_events_of_its_transaction_whenever_it_is_asked_for(
+    database: Database,
+) -> None:
+    connection = await database.connect()
+    async with running(options(database.dsn, QUIET)) as relay, Client(relay) as client:
+        await client.hello()
+        position = relay._hub.position
+        for number, token in enumerate((f"{number:032x}" for number in range(20)), 1):
+            async with connection.transaction():
+                await connection.execute("SELECT pg_notify('pgcachewatch_token', $1)", token)
+                await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload("users", str(number)))
+            await client.say(t="barrier", id=number, token=token)
+            answer = await client.until("barrierok", id=number)
+            events = [message for message in client.seen if message["t"] == "ev"]
+            assert events[-1]["i"][0][2] == str(number)
+            assert answer["s"] == events[-1]["s"] == position.seq + number, "a token has no position"
+
+
+@pytest.mark.rule("W-BARRIER-2")
+async def test_a_token_is_lost_with_the_listen_connection_and_asked_for_without(
+    relay: Relay, database: Database
+) -> None:
+    token = "f" * 32
+    async with Client(relay) as client:
+        await client.hello()
+        await notify(database, token, "pgcachewatch_token")
+        await client.say(t="barrier", id=1, token=token)
+        await client.until("barrierok", id=1)
+        await kill_listener(database)
+        await client.until("reset")
+        await client.say(t="barrier", id=2, token=token)
+        assert (await client.until("err", id=2))["code"] == "token_lost"
+        await client.say(t="barrier", id=3)
+        await client.until("barrierok", id=3)
+
+
+async def test_nobody_can_subscribe_to_the_channel_of_tokens(relay: Relay) -> None:
+    async with Client(relay) as client:
+        await client.hello()
+        await client.say(t="sub", id=7, channel="pgcachewatch_token")
+        assert (await client.until("err", id=7))["code"] == "unusable_channel"
+    assert await refused(relay.url + "/pgpubsub/pgcachewatch_token") == 400
+
+
 async def test_requests_sent_with_the_hello_wait_for_its_channels(relay: Relay) -> None:
     async with Client(relay) as client:
         await client.socket.send(

@@ -86,6 +86,7 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
     sources = (
         ROOT / "client/pgcachewatch/protocol/relay_session.py",
         ROOT / "daemon/pgcachewatch_daemon/reception.py",
+        ROOT / "daemon/pgcachewatch_daemon/barriers.py",
     )
 
     assert listed == {code for path in sources for code in sent(path)}

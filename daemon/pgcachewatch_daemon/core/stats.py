@@ -50,6 +50,17 @@ class LoopbackStats:
 
 
 @dataclass(slots=True)
+class TokenStats:
+    """Tokens that were notified, and how barriers on one ended."""
+
+    arrived: int = 0
+    ignored: int = 0
+    passed: int = 0
+    lost: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
 class AdmissionStats:
     """Connections now, and refusals by HTTP status."""
 

@@ -86,6 +86,7 @@ METRICS: tuple[Row, ...] = (
     Row("loopback_age_seconds", "gauge", "Age of the last proof that events flow; grows while there is none"),
     Row("loopback_seconds", "histogram", "From sending a loopback to its return"),
     Row("barrier_seconds", "histogram", "From a client's barrier to its answer"),
+    Row("token_barriers", "counter", "Barriers on one transaction by how they ended", ("result",)),
     Row("epoch_changes", "counter", "New epochs: every client's cache is flushed", ("reason",)),
     Row("events_received", "counter", "Notifications that were read as events"),
     Row("gaps_received", "counter", "Notifications that could not be read and became gaps", ("reason",)),

@@ -19,12 +19,14 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
+from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
 
@@ -73,6 +75,7 @@ class PostgresSource:
         self._was_proven = False
         self._is_starting = False
         self._is_suspect = False
+        self._token_pid = 0  # of the backend whose transaction named itself last, while more of it may follow
         self._heard = 0  # notifications of this session, to see that something comes
         self._heard_before = 0
         self._watcher: asyncio.TimerHandle | None = None
@@ -117,6 +120,8 @@ class PostgresSource:
             future.set_exception(
                 ConfigurationError(f"a channel name has 1 to {CHANNEL_BYTES} bytes and no NUL, not {channel[:80]!r}")
             )
+        elif channel == TOKEN_CHANNEL:
+            future.set_exception(ConfigurationError(f"{channel} is for barriers and has no events; choose another"))
         elif channel not in self._wanted and len(self._wanted) >= limit:
             future.set_exception(
                 LimitExceeded(
@@ -268,6 +273,7 @@ class PostgresSource:
         if connection.get_server_version().major >= IDLE_SESSION_TIMEOUT_SINCE:
             await connection.execute("SET idle_session_timeout = 0")
         await connection.add_listener(self._loopback_channel, self._notified)
+        await connection.add_listener(TOKEN_CHANNEL, self._notified)
         for channel in tuple(self._wanted):
             self._command_since_s = self._clock()
             await self._listen(connection, channel)
@@ -365,15 +371,30 @@ class PostgresSource:
         if connection is not self._connection:
             return  # the last words of a session that was given up: its epoch is over
         self._heard += 1
+        if self._token_pid and pid != self._token_pid:
+            # What one transaction notified comes in one piece: with this, the piece of that token is complete.
+            self._token_pid = 0
+            self._told_of_tokens(self._listener.tokens_settled)
         if channel == self._loopback_channel:
             if pid == self._own_pid and isinstance(payload, str):
                 self._came_back(payload)
+        elif channel == TOKEN_CHANNEL:
+            if self.is_up:
+                self._token_pid = pid
+                self._told_of_tokens(partial(self._listener.token_notified, cast(str, payload)))
         elif self.is_up:
             # Before the first loopback nobody has joined this epoch, and those of the last one get a reset.
             try:
                 self._listener.notified(channel, cast(str, payload))
             except Exception:
                 self._handler_failed(channel)
+
+    def _told_of_tokens(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception:
+            logger.exception("a token failed; starting a new epoch")
+            self._lose("handler_failed")
 
     def _came_back(self, nonce: str) -> None:
         if not self.is_up:
@@ -428,6 +449,7 @@ class PostgresSource:
         self.stats.channels = 0
         self._command_since_s = 0.0
         self._usage_due_s = 0.0
+        self._token_pid = 0
         self._probe.reset()
         if self._watcher is not None:
             self._watcher.cancel()

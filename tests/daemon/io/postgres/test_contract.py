@@ -31,6 +31,8 @@ async def test_the_relay_listens_to_its_source() -> None:
     listener.notified("channel", "not json")
     listener.notification_failed("channel")
     listener.looped_back("a nonce nobody sent")
+    listener.token_notified("no token")
+    listener.tokens_settled()
     listener.source_lost("connection_lost")
     readings = relay.readings()
     assert readings["gaps_received"] == {("not_json",): 1.0}

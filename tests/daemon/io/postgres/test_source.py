@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
+from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from pgcachewatch_daemon.io.postgres import PostgresSource, SourceOptions
 from tests.postgres import Database
@@ -65,6 +66,14 @@ class Log:
         if nonce == self.nonce:
             self.nonce = ""
             self.returned += 1
+
+    def token_notified(self, token: str) -> None:
+        if token == "failing":
+            raise RuntimeError("planted")
+        self.told.append(("token", token))
+
+    def tokens_settled(self) -> None:
+        self.told.append(("settled",))
 
     def source_up(self) -> None:
         self.told.append(("up",))
@@ -153,6 +162,42 @@ async def test_a_loopback_of_somebody_else_proves_nothing(database: Database) ->
         assert log.nonce == "in-flight"
         log.nonce = ""
         await eventually(lambda: log.returned > before)
+
+
+@pytest.mark.rule("W-BARRIER-2")
+async def test_a_token_settles_behind_all_that_its_transaction_notified(database: Database) -> None:
+    """Also when it was notified first, and more follows it than fits into one packet."""
+    async with listening(database.dsn, "ch") as (_, log):
+        await eventually(lambda: log.returned >= 1)
+        await (await database.connect()).execute(
+            "BEGIN; SELECT pg_notify('pgcachewatch_token', 't'); "
+            "SELECT pg_notify('ch', i || repeat('x', 7000)) FROM generate_series(1, 100) i; COMMIT"
+        )
+        await eventually(lambda: log.told[-1] == ("settled",))
+        assert [each[0] for each in log.told] == ["up", "token", *["event"] * 100, "settled"]
+
+
+async def test_a_token_of_another_transaction_settles_the_one_before_it(database: Database) -> None:
+    quiet = replace(OPTIONS, heartbeat_s=3600.0, idle_heartbeat_s=3600.0)
+    async with listening(database.dsn, "ch", options=quiet) as (_, log):
+        for payload in ("one", "two"):
+            await notify(database.dsn, TOKEN_CHANNEL, payload)
+        await eventually(lambda: log.told[-1] == ("token", "two"))
+        assert log.told[1:] == [("token", "one"), ("settled",), ("token", "two")]
+
+
+async def test_the_channel_of_tokens_is_nobody_elses(database: Database) -> None:
+    async with listening(database.dsn, "ch", options=replace(OPTIONS, channels_limit=1)) as (source, _):
+        assert source.stats.channels == 1
+        with pytest.raises(ConfigurationError, match="choose another"):
+            await source.ensure_channel(TOKEN_CHANNEL)
+
+
+async def test_a_token_whose_handling_fails_begins_a_new_epoch(database: Database) -> None:
+    async with listening(database.dsn, "ch") as (source, log):
+        await notify(database.dsn, TOKEN_CHANNEL, "failing")
+        await eventually(lambda: source.stats.losses["handler_failed"] == 1)
+        await eventually(lambda: len(log.of("up")) == 2)
 
 
 async def test_heartbeats_go_on_and_one_asked_for_comes_at_once(database: Database) -> None:
