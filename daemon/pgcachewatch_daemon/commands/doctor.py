@@ -185,7 +185,10 @@ def _version(found: Measurements) -> Diagnosis:
     if major < OLDEST_MAJOR:
         return Diagnosis("fail", "version", text, f"upgrade to {OLDEST_MAJOR} or later")
     if minor < SAFE_MINORS.get(major, 0):
-        remedy = f"upgrade to {major}.{SAFE_MINORS[major]}: before it an error can lose a notification in silence"
+        remedy = (
+            f"upgrade to {major}.{SAFE_MINORS[major]}: before it an error can lose a notification in silence, and "
+            "MERGE inside WITH beside another write to the same table may raise no event"
+        )
         return Diagnosis("warn", "version", text, remedy)
     return Diagnosis("ok", "version", text)
 

@@ -9,16 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pgcachewatch_daemon.commands.database import add_database_options, connected, fetch_catalogue
 from pgcachewatch_daemon.commands.install import run
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
-from pgcachewatch_daemon.sql.coverage import UNWATCHABLE, installed_settings, key_of, problem_with
+from pgcachewatch_daemon.sql.coverage import (
+    ORIGIN,
+    ROW_LEVEL,
+    UNWATCHABLE,
+    installed_settings,
+    key_of,
+    problem_with,
+)
 from pgcachewatch_daemon.sql.drift import Finding, findings
+from pgcachewatch_daemon.sql.functions import trigger_name
 
 HEADERS = ("table", "watched", "version", "key", "notes")
+IN_REPLICA_ROLE = "writes under session_replication_role = replica raise no event"
 EXIT_OK, EXIT_WRONG = 0, 1
 
 
@@ -74,9 +83,7 @@ def _line(catalogue: Catalogue, relation: Relation, found: Sequence[Finding]) ->
     settings = installed_settings(catalogue, relation)
     has_original = any(trigger.function is None for trigger in relation.triggers.values())
     if settings is None:
-        notes = notes or [
-            "original's trigger: each statement drops the whole table" if has_original else _why(relation)
-        ]
+        notes = notes or ([*_original(catalogue, relation)] if has_original else [_why(relation)])
         return Line(relation.display, "original" if has_original else "no", "", "", tuple(notes))
     if has_original:
         notes.append("has the original's trigger as well: each statement raises two events")
@@ -84,11 +91,30 @@ def _line(catalogue: Catalogue, relation: Relation, found: Sequence[Finding]) ->
         notes.append(f"events are table-wide: {reason}")
     if settings.columns:
         notes.append(f"carries {', '.join(settings.columns)}")
+    if relation.is_partition:
+        notes.append(f"its rows are told as {catalogue.root(relation).display}")
+    if _is_silent_in_replica_role(relation):
+        notes.append(f"{IN_REPLICA_ROLE} (installed by a role that does not own it)")
     is_whole = not any(finding.may_lose_events for finding in found)
     state = ("table" if reason else "rows") if is_whole else "in part"
     return Line(
         relation.display, state, _version(catalogue, relation), ", ".join(one.name for one in key), tuple(notes)
     )
+
+
+def _is_silent_in_replica_role(relation: Relation) -> bool:
+    ours = {name: one.enabled for name, one in relation.triggers.items() if one.function is not None}
+    return trigger_name(ROW_LEVEL) not in ours and ORIGIN in ours.values()
+
+
+def _original(catalogue: Catalogue, relation: Relation) -> Iterator[str]:
+    yield "original's trigger: each statement drops the whole table"
+    if any(trigger.enabled == ORIGIN for trigger in relation.triggers.values()):
+        yield IN_REPLICA_ROLE
+    if relation.is_replicated:
+        yield "rows that a subscription applies raise no event"
+    if len(catalogue.family(relation.oid)) > 1:
+        yield "writes to a partition or child by its own name are told by its own trigger, or not at all"
 
 
 def _why(relation: Relation) -> str:

@@ -146,20 +146,30 @@ class Catalogue:
     relations: Mapping[int, Relation]
     functions: Mapping[str, Function]
     has_schema: bool = True
+    _neighbours: Mapping[int, set[int]] = field(init=False, repr=False, compare=False)
 
-    def family(self, oid: int) -> list[Relation]:
-        """The relations joined to this one by partitioning or inheritance, itself included, in order of OID."""
+    def __post_init__(self) -> None:
+        # Once, and not for each family: a database may have many thousand tables.
         neighbours: dict[int, set[int]] = {}
         for relation in self.relations.values():
             for parent in relation.parents:
                 neighbours.setdefault(relation.oid, set()).add(parent)
                 neighbours.setdefault(parent, set()).add(relation.oid)
+        object.__setattr__(self, "_neighbours", neighbours)
+
+    def family(self, oid: int) -> list[Relation]:
+        """The relations joined to this one by partitioning or inheritance, itself included, in order of OID."""
         found, waiting = {oid}, [oid]
         while waiting:
-            fresh = neighbours.get(waiting.pop(), set()) - found
+            fresh = self._neighbours.get(waiting.pop(), set()) - found
             found |= fresh
             waiting += fresh
         return [self.relations[each] for each in sorted(found) if each in self.relations]
+
+    def readers(self, oid: int) -> list[Relation]:
+        """The tables through which this one's rows are read: a partition's root; all that inheritance joins."""
+        family = self.family(oid)
+        return [one for one in family if not one.is_partition] or family
 
     def root(self, relation: Relation) -> Relation:
         """The topmost partitioned table above a partition; any other relation itself."""

@@ -16,6 +16,7 @@ from pgcachewatch_daemon.sql.catalogue import (
     TABLE,
     VIEW,
     Catalogue,
+    Function,
     Relation,
 )
 from pgcachewatch_daemon.sql.functions import DEFAULT_MAX_KEYS, OPERATIONS, Capture, Operation
@@ -59,15 +60,19 @@ def installed_settings(catalogue: Catalogue, relation: Relation) -> Settings | N
         for trigger in relation.triggers.values():
             if trigger.function is None or not trigger.function.endswith(f"_{operation}"):
                 continue
-            function = catalogue.functions.get(trigger.function)
-            said = function.settings if function else {}
-            columns, max_keys = said.get("columns"), said.get("max_keys")
-            return Settings(
-                channel=said["channel"] if isinstance(said.get("channel"), str) else None,
-                columns=tuple(map(str, columns)) if isinstance(columns, list) else None,
-                max_keys=max_keys if isinstance(max_keys, int) else None,
-            )
+            return settings_of(catalogue.functions.get(trigger.function))
     return None
+
+
+def settings_of(function: Function | None) -> Settings:
+    """What a function's comment says; anything may stand in it."""
+    said = function.settings if function else {}
+    columns, max_keys = said.get("columns"), said.get("max_keys")
+    return Settings(
+        channel=said["channel"] if isinstance(said.get("channel"), str) else None,
+        columns=tuple(map(str, columns)) if isinstance(columns, list) else None,
+        max_keys=max_keys if isinstance(max_keys, int) else None,
+    )
 
 
 def key_of(catalogue: Catalogue, relation: Relation) -> tuple[tuple[Column, ...], str]:
@@ -99,6 +104,7 @@ def captures(
             is_partition=member.is_partition,
             has_relatives=member.oid in related,
             has_transition=has_transition,
+            table=member.display,
         )
     return wanted
 

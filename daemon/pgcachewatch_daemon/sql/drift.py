@@ -15,12 +15,14 @@ from typing import Literal
 from pgcachewatch_daemon.sql.catalogue import FOREIGN, TABLE, Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
     ORIGIN,
+    REPLICA,
     ROW_LEVEL,
     Settings,
     captures,
     enabled_wanted,
     installed_settings,
     is_watchable_kind,
+    settings_of,
 )
 from pgcachewatch_daemon.sql.functions import (
     SHARED,
@@ -45,6 +47,7 @@ Kind = Literal[
     "key_changed",
     "restored",  # the function is named for another table: this is a restored dump
     "orphaned",  # the function's table is gone
+    "replaced",  # and another one has its name, which nobody watches
 ]
 
 
@@ -81,11 +84,13 @@ def findings(catalogue: Catalogue) -> list[Finding]:
 
 def watched_families(catalogue: Catalogue) -> list[list[Relation]]:
     """Each family that has a trigger of ours, or had: a function that is still there names its table."""
-    families: dict[int, list[Relation]] = {}
+    families: list[list[Relation]] = []
+    found: set[int] = set()
     for oid in sorted(_watched(catalogue)):
-        if not any(oid in {member.oid for member in family} for family in families.values()):
-            families[oid] = catalogue.family(oid)
-    return list(families.values())
+        if oid not in found:
+            families.append(catalogue.family(oid))
+            found.update(member.oid for member in families[-1])
+    return families
 
 
 def family_settings(catalogue: Catalogue, family: Sequence[Relation]) -> Settings:
@@ -94,7 +99,29 @@ def family_settings(catalogue: Catalogue, family: Sequence[Relation]) -> Setting
         settings = installed_settings(catalogue, member)
         if settings is not None:
             return settings
+    oids = {member.oid for member in family}
+    for name, relation in replaced(catalogue).items():
+        if relation.oid in oids:
+            return settings_of(catalogue.functions[name])
     return Settings()
+
+
+def replaced(catalogue: Catalogue) -> dict[str, Relation]:
+    """Functions whose table is gone while another one has its name and is not watched, with that one.
+
+    `DROP TABLE` and `CREATE TABLE` in a migration are enough: the triggers went with the table.
+    """
+    watched = {member.oid for family in watched_families(catalogue) for member in family}
+    bare = {
+        one.display: one for one in catalogue.relations.values() if is_watchable_kind(one) and one.oid not in watched
+    }
+    wrong = misnamed(catalogue)
+    found: dict[str, Relation] = {}
+    for name, function in catalogue.functions.items():
+        oid, table = function_table(name), function.settings.get("table")
+        if oid and name not in wrong and not is_there(catalogue, oid) and isinstance(table, str) and table in bare:
+            found[name] = bare[table]
+    return found
 
 
 def misnamed(catalogue: Catalogue) -> set[str]:
@@ -128,9 +155,8 @@ def changes(before: Catalogue, after: Catalogue) -> list[Change]:
         old, new = before.relations.get(oid), after.relations.get(oid)
         for reason in _reasons(old, new):
             for catalogue, relation in ((before, old), (after, new)):
-                if relation is not None:
-                    top = catalogue.root(relation)
-                    found[Change(top.schema, top.name, reason)] = None
+                for reader in catalogue.readers(relation.oid) if relation is not None else ():
+                    found[Change(reader.schema, reader.name, reason)] = None
     return sorted(found, key=lambda change: (change.schema, change.name, change.reason))
 
 
@@ -167,15 +193,19 @@ def _family(catalogue: Catalogue, family: Sequence[Relation]) -> Iterator[Findin
         if member.oid in wanted:
             yield from _relation(catalogue, member, wanted[member.oid])
         elif member.kind == FOREIGN:
-            yield Finding("not_covered", member.display, "a foreign table in a watched family", "watch it elsewhere")
+            detail = "a foreign table in a watched family: what is written to it directly raises no event"
+            yield Finding("not_covered", member.display, detail, "write through the family's other tables", member.oid)
 
 
 def _relation(catalogue: Catalogue, relation: Relation, capture: Capture) -> Iterator[Finding]:
-    states = enabled_wanted(relation)
+    states = dict(enabled_wanted(relation))
     ours = {name: one for name, one in relation.triggers.items() if one.function is not None}
     if not ours:
         yield Finding("not_covered", relation.display, "it has none of the triggers", oid=relation.oid)
         return
+    is_applied = relation.is_replicated and relation.kind == TABLE
+    if is_applied and trigger_name(ROW_LEVEL) in ours:
+        states[ROW_LEVEL] = frozenset({REPLICA})  # whoever looks: its owner made it
     for operation, allowed in states.items():
         name = trigger_name(operation)
         trigger = ours.get(name)
@@ -185,7 +215,7 @@ def _relation(catalogue: Catalogue, relation: Relation, capture: Capture) -> Ite
             yield _wrong_state(relation, operation, trigger.enabled)
         elif trigger.function is not None:
             yield from _function(catalogue, relation, capture, operation, trigger.function)
-    if relation.is_replicated and relation.kind == TABLE and not relation.is_owned:
+    if is_applied and ROW_LEVEL not in states:
         detail, remedy = "a subscription writes to it, which fires only triggers that its owner can make", "install as"
         yield Finding("not_applied", relation.display, detail, f"{remedy} the table's owner", relation.oid)
 
@@ -226,9 +256,14 @@ def _function(
 
 def _functions(catalogue: Catalogue) -> Iterator[Finding]:
     wrong = misnamed(catalogue)
+    successors = replaced(catalogue)
+    for relation in dict.fromkeys(one.oid for one in successors.values()):
+        display = catalogue.relations[relation].display
+        detail = "it took the place of a watched table, and has none of the triggers"
+        yield Finding("replaced", display, detail, oid=relation)
     for name in catalogue.functions:
         oid = function_table(name)
-        if oid and name not in wrong and not is_there(catalogue, oid):
+        if oid and name not in wrong and name not in successors and not is_there(catalogue, oid):
             yield Finding("orphaned", "", f"function {name} belongs to no table", oid=oid)
     for name in SHARED if catalogue.functions else ():
         function = catalogue.functions.get(name)

@@ -46,6 +46,7 @@ class Capture:
 
     `key` empty: its events are table-wide. `has_transition` False: they are sent without looking at rows, because a
     tree with foreign partitions can not have transition tables. `has_relatives`: it inherits or is inherited from.
+    `table`: the name it has now, for whoever finds its functions once it is gone.
     """
 
     oid: int
@@ -56,6 +57,7 @@ class Capture:
     is_partition: bool = False
     has_relatives: bool = False
     has_transition: bool = True
+    table: str = ""
 
     @property
     def has_keys(self) -> bool:
@@ -69,6 +71,7 @@ class Capture:
         return {
             "v": VERSION,
             "body": _digest(_body(self, operation)),
+            "table": self.table,
             "channel": self.channel,
             "key": [f"{column.name} {column.type}" for column in self.key],
             "columns": [column.name for column in self.columns],

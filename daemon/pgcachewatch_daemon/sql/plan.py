@@ -30,6 +30,7 @@ from pgcachewatch_daemon.sql.drift import (
     has_transition,
     is_there,
     misnamed,
+    replaced,
     watched_families,
 )
 from pgcachewatch_daemon.sql.functions import (
@@ -131,13 +132,17 @@ def install_plan(
             sql for one in family if one.oid in wanted for sql in _table(catalogue, one, wanted[one.oid], owner)
         ]
         steps.append(Step(", ".join(member.display for member in family if member.oid in wanted), tuple(statements)))
-    steps.append(Step("what is left over", tuple(_leftovers(catalogue, wrong))))
+    covered = {member.oid for family in families.values() for member in family}
+    # While nobody watches a table's successor, its functions are all that tells of it.
+    kept_functions = {name for name, relation in replaced(catalogue).items() if relation.oid not in covered}
+    steps.append(Step("what is left over", tuple(_leftovers(catalogue, wrong, kept_functions))))
     return [step for step in steps if step.statements]
 
 
 def repair_plan(catalogue: Catalogue, *, default_channel: str, owner: str | None = None) -> list[Step]:
     """What is missing for all that is installed, with the settings it has."""
     tables = [member for family in watched_families(catalogue) for member in family]
+    tables += replaced(catalogue).values()
     return install_plan(catalogue, tables, Settings(), default_channel=default_channel, owner=owner)
 
 
@@ -220,9 +225,9 @@ def _owned(statements: Sequence[str], owner: str | None) -> Iterator[str]:
                 yield f"ALTER FUNCTION {function} OWNER TO {quote_identifier(owner)}"
 
 
-def _leftovers(catalogue: Catalogue, wrong: set[str]) -> Iterator[str]:
+def _leftovers(catalogue: Catalogue, wrong: set[str], kept: set[str]) -> Iterator[str]:
     """Functions of tables that are gone, and those that a restored dump brought and nothing needs any more."""
-    for name in catalogue.functions:
+    for name in sorted(catalogue.functions.keys() - kept):
         if name in wrong:
             new = name if name.startswith(RENAMED) else f"{RENAMED}{name}"[:NAME_BYTES]
             yield f"DROP FUNCTION {SCHEMA}.{quote_identifier(new)}()"

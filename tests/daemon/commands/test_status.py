@@ -8,6 +8,7 @@ import json
 import pytest
 
 from pgcachewatch import queries
+from pgcachewatch_daemon.commands.install import install
 from pgcachewatch_daemon.commands.status import Line, render, status
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
@@ -83,6 +84,59 @@ async def test_a_watched_table_that_may_lose_events_is_exit_code_1(
     assert "--repair" in found["public.users"].notes[0]
     assert found["public.p2"].watched == "no"
     assert found["public.p1"].watched == "rows"
+
+
+async def test_writes_that_raise_no_event_by_the_way_they_are_made_are_named(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute(
+        "CREATE TABLE parent (id int); CREATE TABLE child () INHERITS (parent);"
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)"
+    )
+    await rows.writer.execute(queries.create_notify_function("ch", "fn_pgcachewatch_table_change_ch"))
+    await rows.writer.execute(
+        queries.create_after_change_trigger("tg_pgcachewatch_x", "parent", "fn_pgcachewatch_table_change_ch")
+    )
+    role = f"installer_{rows.database.name}"
+    await rows.writer.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {rows.database.name} TO {role};"
+        f"GRANT TRIGGER ON users TO {role}"
+    )
+    try:
+        await rows.writer.execute(f"SET ROLE {role}")
+        await rows.install("users")
+        await rows.writer.execute("RESET ROLE")
+        await rows.install("p")
+        _, found = await lines(rows, capsys)
+    finally:
+        await rows.writer.execute(f"RESET ROLE; DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+    notes = {name: "; ".join(line.notes) for name, line in found.items()}
+    assert "session_replication_role = replica raise no event" in notes["public.parent"]
+    assert "partition or child by its own name" in notes["public.parent"]
+    assert "writes raise no event" in notes["public.child"]
+    assert notes["public.p1"] == "its rows are told as public.p"
+    assert "session_replication_role = replica" in notes["public.users"]
+
+
+async def test_a_watched_table_that_was_dropped_and_made_again_is_found_and_mended_as_it_was(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    await rows.install("users", columns=("tenant_id",), max_keys=7)
+    await rows.writer.execute("DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY, tenant_id int)")
+    await rows.install("other")
+
+    code, found = await lines(rows, capsys)
+
+    assert code == 1
+    assert found["public.users"].watched == "no"
+    assert "took the place of a watched table" in found["public.users"].notes[0]
+    assert await asyncio.to_thread(install, ["--repair", "--commit", "--pg-dsn", rows.database.dsn]) == 0
+    code, found = await lines(rows, capsys)
+    assert (code, found["public.users"].watched) == (0, "rows")
+    assert "carries tenant_id" in found["public.users"].notes
 
 
 def test_the_table_for_people_is_aligned_and_ends_with_the_notes() -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pgcachewatch_daemon.sql.catalogue import PARTITIONED, Catalogue, Function, Relation
-from pgcachewatch_daemon.sql.drift import Change, changes, findings, function_table
+from pgcachewatch_daemon.sql.catalogue import FOREIGN, PARTITIONED, Catalogue, Function, Relation
+from pgcachewatch_daemon.sql.coverage import Settings
+from pgcachewatch_daemon.sql.drift import Change, changes, family_settings, findings, function_table
 from pgcachewatch_daemon.sql.keytext import Column
 from tests.daemon.sql.catalogues import changed, empty, installed, table
 
@@ -95,6 +96,38 @@ def test_a_table_that_only_its_owner_can_cover_is_found() -> None:
     was = installed([table(3, "plain", is_owned=False)])
 
     assert kinds(changed(was, 3, is_replicated=True)) == {("not_applied", "public.plain")}
+
+
+def test_a_table_that_its_owner_covered_is_right_for_whoever_looks() -> None:
+    was = installed([table(3, "plain", is_replicated=True)])
+    seen_by_another_role = changed(was, 3, is_owned=False, may_trigger=False)
+
+    assert findings(seen_by_another_role) == []
+    assert kinds(with_state(seen_by_another_role, 3, "zz_pgcachewatch_row", "D")) == {
+        ("trigger_disabled", "public.plain")
+    }
+
+
+def test_a_table_in_the_place_of_a_watched_one_is_found_and_repaired_with_its_settings() -> None:
+    was = installed([table(3, "plain"), table(4, "other")], Settings(channel="c2", max_keys=9))
+    now = replace(was, relations={4: was.relations[4], 9: table(9, "plain")})
+
+    assert {(one.kind, one.table, one.oid) for one in findings(now)} == {("replaced", "public.plain", 9)}
+    assert family_settings(now, [now.relations[9]]) == Settings("c2", (), 9)
+    renamed = changed(now, 9, name="else")
+    assert kinds(renamed) == {("orphaned", "")}
+
+
+def test_a_foreign_partition_is_found_at_its_table() -> None:
+    tree = [*TREE[:2], table(7, "far", kind=FOREIGN, parents=(1,), is_partition=True)]
+
+    assert {(one.kind, one.table, one.oid) for one in findings(installed(tree))} == {("not_covered", "public.far", 7)}
+
+
+def test_rows_that_leave_an_inheritance_child_leave_its_parent_too() -> None:
+    family = [table(1, "parent"), table(2, "child", parents=(1,))]
+    for after in (changed(empty(family), 2, parents=()), changed(empty(family), 2, filenode=7), empty(family[:1])):
+        assert {one.name for one in changes(empty(family), after)} == {"parent", "child"}
 
 
 @pytest.mark.parametrize(
