@@ -12,8 +12,9 @@ from typing import Any
 import asyncpg
 
 from pgcachewatch.models import Event
-from pgcachewatch_daemon.commands.database import fetch_catalogue, run_steps
+from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.core.intake import Intake
+from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql import coverage, plan
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from tests.postgres import Database

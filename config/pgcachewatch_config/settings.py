@@ -92,6 +92,13 @@ class Settings(BaseSettings):
         "How often the server's notification queue is measured. The call also frees a queue that ran full.",
     )
 
+    drift_check_s: Seconds = option(
+        60.0,
+        "PostgreSQL",
+        "How often the tables and their triggers are compared with what was installed. A table whose writes may raise "
+        "no event is declared changed each time: caches of it are older than their bound by no more than this.",
+    )
+
     heartbeat_s: Seconds = option(
         0.5,
         "Freshness",

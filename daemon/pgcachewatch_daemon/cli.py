@@ -27,6 +27,7 @@ from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
 from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.relay import Relay, RelayOptions
@@ -53,6 +54,7 @@ def serve(arguments: list[str]) -> int:
 def relay_options(settings: Settings) -> RelayOptions:
     """Settings as the plain values that are handed down."""
     dsn = settings.listen_dsn or settings.dsn
+    pooled_dsn = settings.dsn or settings.listen_dsn
     return RelayOptions(
         host=settings.host,
         port=settings.port,
@@ -73,6 +75,11 @@ def relay_options(settings: Settings) -> RelayOptions:
             queue_usage_interval_s=settings.queue_usage_interval_s,
             tcp_user_timeout_s=settings.tcp_user_timeout_s,
             channels_limit=settings.channels_limit,
+        ),
+        catalogue=CatalogueOptions(
+            dsn=pooled_dsn.get_secret_value() if pooled_dsn else None,
+            interval_s=settings.drift_check_s,
+            connect_timeout_s=settings.connect_timeout_s,
         ),
         sockets=SocketLimits(
             write_buffer_bytes=settings.write_buffer_bytes,

@@ -35,11 +35,15 @@ from pgcachewatch.protocol.relay_session import (
 )
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, Refuse
-from pgcachewatch_daemon.core.hub import Hub, Subscriber
+from pgcachewatch_daemon.core.hub import Answer as Reply
+from pgcachewatch_daemon.core.hub import Granted, Hub, Subscriber
+from pgcachewatch_daemon.inspection import Inspection, NotReady
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
+from pgcachewatch_daemon.sql.columns import Accepted, Refusal
 
+RETYPED_JITTER_MS = 1_000.0
 JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
 SERVICE_RESTART = 1012
 DRAINED = 4000
@@ -82,7 +86,7 @@ HELLO = Waiting(0, 0)
 class Visitor:
     """One admitted connection. `session` is None on the plain path."""
 
-    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber")
+    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber", "types")
 
     def __init__(self, connection: Connection, session: RelaySession | None) -> None:
         self.connection = connection
@@ -90,6 +94,7 @@ class Visitor:
         self.subscriber: Subscriber | None = None
         self.is_joining = False
         self.backlog: deque[Effect] = deque()  # bounded by one read of the socket: reading pauses meanwhile
+        self.types: dict[int, tuple[str, ...]] = {}  # by sid: what `subok` said of the columns
         self.pending: dict[int, asyncio.Task[None]] = {}  # by sid, 0 for the hello: what waits for LISTEN
 
 
@@ -102,6 +107,7 @@ class Reception:
         *,
         hub: Hub,
         barriers: Barriers,
+        inspection: Inspection,
         admission: Admission,
         source: Channels,
         checks: Callable[[], Sequence[Check]],
@@ -111,6 +117,7 @@ class Reception:
         self._options = options
         self._hub = hub
         self._barriers = barriers
+        self._inspection = inspection
         self._admission = admission
         self._source = source
         self._checks = checks
@@ -146,6 +153,24 @@ class Reception:
                 self._answer(visitor.connection, self._unavailable())
             elif visitor.is_joining:
                 visitor.connection.close(SOURCE_DOWN, "PostgreSQL was lost; try again")
+
+    def retyped(self, tables: frozenset[str]) -> None:
+        """Columns of these tables are not what they were: whoever writes values by their old types asks anew."""
+        for visitor in tuple(self.visitors):
+            subscriber = visitor.subscriber
+            if subscriber is not None and any(
+                self._is_outdated(visitor, each)
+                for each in (subscriber.group.subscriptions if subscriber.group is not None else ())
+                if each.table in tables
+            ):
+                reason = "a column's type has changed; subscribe anew"
+                self._hub.send_away(subscriber, DRAINED, reason=reason, jitter_ms=RETYPED_JITTER_MS)
+
+    def _is_outdated(self, visitor: Visitor, subscription: Subscription) -> bool:
+        if subscription.sid not in visitor.types:
+            return False
+        answer = self._inspection.judge(subscription)
+        return isinstance(answer, Accepted) and answer.types != visitor.types[subscription.sid]
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -308,6 +333,7 @@ class Reception:
         elif visitor.subscriber is None:
             visitor.connection.close(LIMIT if is_full else 4300, str(error))
         else:
+            visitor.session.refused(waiting.id)
             self._send_error(visitor, waiting.id, "too_many_channels" if is_full else "unusable_channel", str(error))
 
     # --- the plain path
@@ -382,12 +408,15 @@ class Reception:
         if not visitor.connection.is_live:
             return
         hello = opened.hello
+        answers = [self._judged(visitor, each) for each in opened.subscriptions]
         if hello.resume is not None and any(
-            self._listened_since.get(each.channel, 0) > hello.resume.s for each in opened.subscriptions
+            self._listened_since.get(each.subscription.channel, 0) > hello.resume.s
+            for each in answers
+            if isinstance(each, Granted)
         ):
             # The log lacks what this channel said after the client's position: that can not be replayed.
             hello = hello.model_copy(update={"resume": None})
-        subscriber = self._hub.join(hello, opened.subscriptions, now_ms=self._now_s() * 1_000)
+        subscriber = self._hub.join(hello, answers, now_ms=self._now_s() * 1_000)
         self._joined(visitor, subscriber)
         if visitor.is_joining:
             visitor.is_joining = False
@@ -402,10 +431,35 @@ class Reception:
             self._wait(visitor, Waiting(subscription.sid, subscription.id), [subscription.channel], then)
 
     def _subscribed(self, visitor: Visitor, subscription: Subscription) -> None:
-        if visitor.subscriber is not None:
-            self._hub.subscribe(visitor.subscriber, subscription)
+        if visitor.subscriber is None:
+            return
+        answer = self._judged(visitor, subscription)
+        if isinstance(answer, Granted):
+            self._hub.subscribe(visitor.subscriber, answer)
+        else:
+            self._send(visitor, codec.encode(answer))
+
+    def _judged(self, visitor: Visitor, subscription: Subscription) -> Reply:
+        """The answer to a wish whose channel is listened to."""
+        match self._inspection.judge(subscription):
+            case Accepted(types, notice):
+                if types is not None:
+                    visitor.types[subscription.sid] = types
+                return Granted(subscription, types, notice)
+            case NotReady(text, after_ms):
+                refused = messages.Err(
+                    id=subscription.id, code="not_ready", message=text, retry=True, after_ms=after_ms
+                )
+            case Refusal(code, text):
+                refused = messages.Err(id=subscription.id, code=code, message=text)
+            case other:
+                assert_never(other)
+        assert visitor.session is not None, "the plain path has no subscriptions"
+        visitor.session.refused(subscription.id)
+        return refused
 
     def _unsubscribe(self, visitor: Visitor, sid: int) -> None:
+        visitor.types.pop(sid, None)
         waiting = visitor.pending.pop(sid, None)
         if waiting is not None:
             waiting.cancel()

@@ -22,7 +22,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
@@ -36,8 +36,10 @@ from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
+from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions
@@ -53,7 +55,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
-    """Plain values for every part; config/pgcachewatch.toml says what each is for. `node` empty: the host's name."""
+    """Plain values for every part; config/pgcachewatch.toml says what each is for.
+
+    `node` empty: the host's name. `catalogue` without a DSN: the source's.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8420
@@ -64,6 +69,7 @@ class RelayOptions:
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
     source: SourceOptions = field(default_factory=SourceOptions)
+    catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
     sockets: SocketLimits = field(default_factory=SocketLimits)
     history: HistoryLimits = field(default_factory=HistoryLimits)
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
@@ -95,10 +101,24 @@ class Relay:
             now_ms=lambda: time.monotonic() * 1_000,
             hasten=self._source.hasten,
         )
+        self._inspection = Inspection(
+            self._hub,
+            channel=options.channel,
+            now_s=time.monotonic,
+            hasten=lambda: self._watcher.hasten(),
+            retyped=lambda tables: self._reception.retyped(tables),
+        )
+        self._watcher = CatalogueWatcher(
+            replace(options.catalogue, dsn=options.catalogue.dsn or options.source.dsn),
+            judge=self._inspection.assess,
+            tell=self._inspection.tell,
+            clock=time.monotonic,
+        )
         self._reception = Reception(
             ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
             hub=self._hub,
             barriers=self._barriers,
+            inspection=self._inspection,
             admission=self._admission,
             source=self._source,
             checks=self.checks,
@@ -139,6 +159,7 @@ class Relay:
         wanted = self._source.ensure_channel(self.options.channel)
         wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._source.start()
+        self._watcher.start()
         logger.info("relay listening host=%s port=%d", self.options.host, self.port)
 
     async def ready(self) -> None:
@@ -173,6 +194,7 @@ class Relay:
         self._stopping.set()
         if self._lag_timer is not None:
             self._lag_timer.cancel()
+        await self._watcher.close()
         await self._source.close()
         await self._server.close()
         await self._reception.close()
@@ -231,6 +253,7 @@ class Relay:
     def source_up(self) -> None:
         self._hub.source_restored(self._last_loss)
         self._barriers.source_up()
+        self._watcher.source_up()
         self._ready.set()
 
     def source_lost(self, reason: LossReason) -> None:
@@ -238,6 +261,7 @@ class Relay:
         self._last_loss = reason
         self._hub.source_lost(reason, now_ms=time.monotonic() * 1_000)
         self._barriers.source_lost()
+        self._watcher.source_lost()
         self._reception.source_lost()
         self._source.retain({self.options.channel, *self._reception.live_channels()})
 
@@ -292,6 +316,10 @@ class Relay:
                 ("lost",): self._tokens.stats.lost,
                 ("refused",): self._tokens.stats.refused,
             },
+            "drift_findings": _labelled(self._inspection.stats.findings),
+            "drift_gaps": self._inspection.stats.gaps,
+            "drift_checks": _labelled(self._watcher.stats.looks),
+            "catalogue_age_seconds": self._inspection.age_s,
             "epoch_changes": _labelled(hub.epoch_changes),
             "events_received": self._intake.stats.received - sum(self._intake.stats.invalid.values()),
             "gaps_received": _labelled(self._intake.stats.invalid),

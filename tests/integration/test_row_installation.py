@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_daemon.commands.database import DatabaseRefused, fetch_catalogue, run_steps
+from pgcachewatch_daemon.commands.database import DatabaseRefused, run_steps
 from pgcachewatch_daemon.embedded import PostgresBinaries
+from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql import coverage, plan
 from pgcachewatch_daemon.sql.drift import findings
 from tests.postgres import Database

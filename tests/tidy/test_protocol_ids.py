@@ -87,6 +87,7 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
         ROOT / "client/pgcachewatch/protocol/relay_session.py",
         ROOT / "daemon/pgcachewatch_daemon/reception.py",
         ROOT / "daemon/pgcachewatch_daemon/barriers.py",
+        ROOT / "daemon/pgcachewatch_daemon/sql/columns.py",
     )
 
     assert listed == {code for path in sources for code in sent(path)}
@@ -94,14 +95,21 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
 
 def sent(path: Path) -> Iterator[str]:
     """The words given as `code` to what makes an `err`."""
-    place_of_code = {"_err": 1, "_send_error": 2}
+    place_of_code = {"_err": 1, "_send_error": 2, "Refusal": 0}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in place_of_code:
-            code = node.args[place_of_code[node.func.attr]]
+        called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and called in place_of_code and node.args:
+            code = node.args[place_of_code[called]]
             yield from (
                 inner.value
                 for inner in ast.walk(code)
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+            )
+        elif isinstance(node, ast.Call) and called == "Err":
+            yield from (
+                each.value.value
+                for each in node.keywords
+                if each.arg == "code" and isinstance(each.value, ast.Constant) and isinstance(each.value.value, str)
             )
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code":
             yield from (

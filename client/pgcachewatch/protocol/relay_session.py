@@ -135,6 +135,10 @@ class RelaySession:
         self.state = RelayState.CLOSED
         return [CloseWith(4101, f"no hello within {messages.HELLO_TIMEOUT_S:g} s")]
 
+    def refused(self, identity: int) -> None:
+        """The shell answered the subscription with an error: its id is free again, its sid is not (W-SUB-2)."""
+        self._sids.pop(identity, None)
+
     def close(self) -> None:
         """The connection is gone, or going: nothing more is read."""
         self.state = RelayState.CLOSED

@@ -1,4 +1,4 @@
-"""The database end of the commands: a connection, the catalogue, and a plan's steps with locks waited for politely.
+"""The database end of the commands: a connection, and a plan's steps with locks waited for politely.
 
 Making a trigger waits for each transaction that writes to its table, and writers that come later wait behind it. So a
 step waits LOCK_TIMEOUT_S for its locks, lets go for a moment, and tries again, ATTEMPTS times.
@@ -12,20 +12,19 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 
 from pgcachewatch.errors import PGCacheWatchError
-from pgcachewatch_daemon.sql import catalogue, plan
+from pgcachewatch_daemon.io.catalogue import Connection
+from pgcachewatch_daemon.sql import plan
 
 LOCK_TIMEOUT_S = 1.0
 ATTEMPTS = 10
 PAUSE_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class DatabaseRefused(PGCacheWatchError):
@@ -69,21 +68,6 @@ async def connected(options: argparse.Namespace) -> AsyncIterator[Connection]:
         raise DatabaseRefused(f"PostgreSQL refused: {_first_line(error)}") from error
     finally:
         await connection.close()
-
-
-async def fetch_catalogue(connection: Connection, columns: Sequence[str] = ()) -> catalogue.Catalogue:
-    """The catalogue at this instant, with the key's columns and those of these names, and those carried already."""
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        functions = await connection.fetch(catalogue.FUNCTIONS_SQL)
-        carried = {
-            name for row in functions for name in catalogue.read_settings(row["comment"]).get("columns") or () if name
-        }
-        return catalogue.read_catalogue(
-            map(dict, await connection.fetch(catalogue.RELATIONS_SQL, sorted({*columns, *map(str, carried)}))),
-            map(dict, await connection.fetch(catalogue.TRIGGERS_SQL)),
-            map(dict, functions),
-            has_schema=bool(await connection.fetchval(catalogue.SCHEMA_SQL)),
-        )
 
 
 async def run_steps(

@@ -15,14 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pgcachewatch_daemon.commands.database import (
-    Connection,
-    DatabaseRefused,
-    add_database_options,
-    connected,
-    fetch_catalogue,
-)
+from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected
 from pgcachewatch_daemon.commands.install import run
+from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
 from pgcachewatch_daemon.sql.drift import findings
 
 Grade = Literal["ok", "warn", "fail"]

@@ -14,14 +14,8 @@ from typing import Any
 
 from pgcachewatch import models
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_daemon.commands.database import (
-    Connection,
-    DatabaseRefused,
-    add_database_options,
-    connected,
-    fetch_catalogue,
-    run_steps,
-)
+from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected, run_steps
+from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
 from pgcachewatch_daemon.sql import plan
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import Settings

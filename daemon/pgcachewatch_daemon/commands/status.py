@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from pgcachewatch_daemon.commands.database import add_database_options, connected, fetch_catalogue
+from pgcachewatch_daemon.commands.database import add_database_options, connected
 from pgcachewatch_daemon.commands.install import run
+from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
     ORIGIN,

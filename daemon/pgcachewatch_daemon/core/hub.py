@@ -52,6 +52,24 @@ class HubSettings:
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A subscription with what its `subok` says beside it (W-ROW-2)."""
+
+    subscription: Subscription
+    types: tuple[str, ...] | None = None
+    notice: str | None = None
+
+    def subok(self, seq: int) -> messages.Subok:
+        """The answer, live from `seq`."""
+        one, types = self.subscription, None if self.types is None else list(self.types)
+        return messages.Subok(id=one.id, sid=one.sid, s=seq, types=types, notice=self.notice)
+
+
+# To one subscription of a hello. An error takes the place of `subok`, and that subscription is none (W-ROW-3).
+Answer = Granted | messages.Err
+
+
 class Subscriber:
     """One connection as the hub knows it. `shell` is the caller's own, to find the connection again."""
 
@@ -100,21 +118,26 @@ class Hub:
 
     # --- who is there
 
-    def join(self, hello: messages.Hello, subscriptions: Sequence[Subscription], *, now_ms: float) -> Subscriber:
-        """Answer a hello: welcome, subok for each, what was missed, a mark. LISTEN on all channels is proven."""
+    def join(self, hello: messages.Hello, wished: Sequence[Subscription | Answer], *, now_ms: float) -> Subscriber:
+        """Answer a hello: welcome, an answer to each wish, what was missed, a mark. LISTEN on all channels is proven.
+
+        A plain subscription is one that is granted with nothing to say about it.
+        """
         head = self.position
+        answers = [Granted(each) if isinstance(each, Subscription) else each for each in wished]
+        subscriptions = tuple(each.subscription for each in answers if isinstance(each, Granted))
         is_stream = any(subscription.mode == "stream" for subscription in subscriptions)
         subscriber = Subscriber(self._outbox(is_stream=is_stream), name=hello.name or "")
         missed = self._missed(hello.resume, head)
-        replay = [] if missed is None else self._replay(missed, tuple(subscriptions), hello.resume, head)
+        replay = [] if missed is None else self._replay(missed, subscriptions, hello.resume, head)
         replay_bytes = sum(len(packet.data) for packet in replay)
         if replay_bytes > REPLAY_OUTBOXES * self._settings.outbox.bytes:
             missed, replay = None, []  # more than this connection may hold: an honest flush instead
             self.stats.not_resumed_history += 1
         self.stats.resumed += missed is not None
         self._control(subscriber, self._welcome(head, now_ms, resumed=missed is not None))
-        for subscription in subscriptions:
-            self._control(subscriber, messages.Subok(id=subscription.id, sid=subscription.sid, s=head.seq))
+        for answer in answers:
+            self._control(subscriber, answer.subok(head.seq) if isinstance(answer, Granted) else answer)
         if replay:
             self.stats.frames += len(replay)
             self.stats.frame_bytes += replay_bytes
@@ -123,7 +146,7 @@ class Hub:
         if missed is not None and hello.resume is not None and not replay:
             cursor = hello.resume.s
         self._offer(subscriber, self._mark_packet(cursor, head.seq, self._proven_ms))
-        self._enter(subscriber, tuple(subscriptions))
+        self._enter(subscriber, subscriptions)
         self.stats.clients += 1
         return subscriber
 
@@ -134,12 +157,13 @@ class Hub:
         self.stats.plain_clients += 1
         return subscriber
 
-    def subscribe(self, subscriber: Subscriber, subscription: Subscription) -> None:
+    def subscribe(self, subscriber: Subscriber, wished: Subscription | Granted) -> None:
         """One more subscription, live from the head. LISTEN on its channel is proven."""
+        granted = Granted(wished) if isinstance(wished, Subscription) else wished
         group = self._member(subscriber)
         self._align(group)
-        self._control(subscriber, messages.Subok(id=subscription.id, sid=subscription.sid, s=self.position.seq))
-        self._move(subscriber, (*group.subscriptions, subscription))
+        self._control(subscriber, granted.subok(self.position.seq))
+        self._move(subscriber, (*group.subscriptions, granted.subscription))
 
     def unsubscribe(self, subscriber: Subscriber, sid: int) -> None:
         """End one subscription; the others go on without a break."""
@@ -201,9 +225,7 @@ class Hub:
         packet = Packet(self._frame(codec.encode(messages.Stale(since=now_ms, reason=reason))), "control")
         for group in self._directory:
             self._fan_out(group.members, packet)
-        for readers in self._plain.values():
-            for subscriber in readers:
-                self._close(subscriber, CloseWith(PLAIN_GAP, "the database connection was lost; connect again"))
+        self.close_plain("the database connection was lost; connect again")
 
     def source_restored(self, reason: str) -> None:
         """PostgreSQL is back, and what it said meanwhile is unknown: a new epoch for everyone."""
@@ -225,9 +247,18 @@ class Hub:
             self._fan_out(group.members, packet)
             for subscriber in group.members:
                 self._close(subscriber, CloseWith(code, reason))
+        self.close_plain(reason)
+
+    def close_plain(self, reason: str) -> None:
+        """Published clients know one way to learn that they missed something (W-PLAIN-3)."""
         for readers in self._plain.values():
             for subscriber in readers:
                 self._close(subscriber, CloseWith(PLAIN_GAP, reason))
+
+    def send_away(self, subscriber: Subscriber, code: int, *, reason: str, jitter_ms: float) -> None:
+        """A planned end for one: it is told when to come back, then closed."""
+        self._control(subscriber, messages.Bye(code=code, jitter_ms=jitter_ms))
+        self._close(subscriber, CloseWith(code, reason))
 
     def take_dirty(self) -> list[Subscriber]:
         """Those with something to write or to close, each once; the list starts anew."""

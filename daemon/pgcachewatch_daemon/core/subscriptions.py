@@ -16,7 +16,7 @@ import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pgcachewatch.models import Event, Gap
+from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.codec import Item
 from pgcachewatch.protocol.messages import OP_CODES
 from pgcachewatch.protocol.relay_session import Subscription
@@ -184,13 +184,21 @@ class Directory:
     def concerned(self, change: Event | Gap) -> Iterable[Group]:  # hot path
         """The groups that `change` may concern."""
         if isinstance(change, Gap):
-            channel = change.scope.channel
-            return list(self._groups.values() if channel is None else self._in_channel.get(channel, ()))
+            return list(self._in_doubt(change.scope))
         by_table = self._by_table.get((change.channel, change.table))
         by_channel = self._by_channel.get(change.channel)
         if not by_table or not by_channel:
             return by_table or by_channel or ()
         return {**by_table, **by_channel}
+
+    def _in_doubt(self, scope: Scope) -> Iterable[Group]:
+        if scope.table is None:
+            return self._groups.values() if scope.channel is None else self._in_channel.get(scope.channel, ())
+        found: dict[Group, None] = {}
+        for channel in self._in_channel if scope.channel is None else (scope.channel,):
+            found.update(self._by_table.get((channel, scope.table), {}))
+            found.update(self._by_channel.get(channel, {}))
+        return found
 
     def _places(self, group: Group) -> Iterator[tuple[Index, Hashable]]:
         for channel in {subscription.channel: None for subscription in group.subscriptions}:

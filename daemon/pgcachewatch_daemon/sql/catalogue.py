@@ -7,7 +7,7 @@ Bound: one row per table of the database, system schemas and temporary tables le
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,15 +147,23 @@ class Catalogue:
     functions: Mapping[str, Function]
     has_schema: bool = True
     _neighbours: Mapping[int, set[int]] = field(init=False, repr=False, compare=False)
+    _by_name: Mapping[str, list[Relation]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Once, and not for each family: a database may have many thousand tables.
         neighbours: dict[int, set[int]] = {}
+        by_name: dict[str, list[Relation]] = {}
         for relation in self.relations.values():
+            by_name.setdefault(relation.name, []).append(relation)
             for parent in relation.parents:
                 neighbours.setdefault(relation.oid, set()).add(parent)
                 neighbours.setdefault(parent, set()).add(relation.oid)
         object.__setattr__(self, "_neighbours", neighbours)
+        object.__setattr__(self, "_by_name", by_name)
+
+    def named(self, name: str) -> Sequence[Relation]:
+        """The tables of this name, in any schema."""
+        return self._by_name.get(name, ())
 
     def family(self, oid: int) -> list[Relation]:
         """The relations joined to this one by partitioning or inheritance, itself included, in order of OID."""

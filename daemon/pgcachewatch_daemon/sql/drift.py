@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pgcachewatch_daemon.sql.catalogue import FOREIGN, TABLE, Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
@@ -25,6 +25,7 @@ from pgcachewatch_daemon.sql.coverage import (
     settings_of,
 )
 from pgcachewatch_daemon.sql.functions import (
+    OPERATIONS,
     SHARED,
     SHARED_DIGEST,
     VERSION,
@@ -49,6 +50,9 @@ Kind = Literal[
     "orphaned",  # the function's table is gone
     "replaced",  # and another one has its name, which nobody watches
 ]
+
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,13 @@ def family_settings(catalogue: Catalogue, family: Sequence[Relation]) -> Setting
         settings = installed_settings(catalogue, member)
         if settings is not None:
             return settings
+    # Its triggers are gone, with ALTER TABLE or by hand: the functions still say how it was watched.
+    names = [f"t_{member.oid}_{operation}" for member in family for operation in OPERATIONS]
+    left = [name for name in names if name in catalogue.functions]
+    wrong = misnamed(catalogue) if left else set()
+    for name in left:
+        if name not in wrong:
+            return settings_of(catalogue.functions[name])
     oids = {member.oid for member in family}
     for name, relation in replaced(catalogue).items():
         if relation.oid in oids:

@@ -159,6 +159,19 @@ def test_ids_are_unique_and_known() -> None:
     assert error(used.receive('{"t":"unsub","id":9}', now_ms=0.0))["code"] == "unknown_id"
 
 
+@pytest.mark.rule("W-SUB-1")
+def test_the_id_of_a_refused_subscription_may_be_tried_again() -> None:
+    tried = session(limit=1)
+    (first,) = tried.receive('{"t":"sub","id":1}', now_ms=0.0)
+    tried.refused(1)
+    tried.refused(9)
+    assert error(tried.receive('{"t":"unsub","id":1}', now_ms=0.0))["code"] == "unknown_id"
+    (second,) = tried.receive('{"t":"sub","id":1}', now_ms=0.0)
+    assert isinstance(first, Subscribed)
+    assert isinstance(second, Subscribed)
+    assert first.subscription.sid != second.subscription.sid
+
+
 @pytest.mark.rule("W-SUB-2")
 def test_a_sid_is_never_given_twice() -> None:
     used = session()

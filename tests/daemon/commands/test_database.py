@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgcachewatch_daemon.commands.database import ATTEMPTS, DatabaseRefused, fetch_catalogue, run_steps
+from pgcachewatch_daemon.commands.database import ATTEMPTS, DatabaseRefused, run_steps
+from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql.plan import Step
 from tests.postgres import Database
 

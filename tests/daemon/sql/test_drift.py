@@ -118,6 +118,15 @@ def test_a_table_in_the_place_of_a_watched_one_is_found_and_repaired_with_its_se
     assert kinds(renamed) == {("orphaned", "")}
 
 
+def test_settings_outlive_the_triggers() -> None:
+    was = installed([table(3, "plain")], Settings("c2", max_keys=9))
+    bare = changed(was, 3, triggers={})
+
+    assert family_settings(bare, [bare.relations[3]]) == Settings("c2", (), 9)
+    restored = replace(was, relations={9: replace(was.relations[3], oid=9), 3: table(3, "other")})
+    assert family_settings(restored, [restored.relations[3]]) == Settings()
+
+
 def test_a_foreign_partition_is_found_at_its_table() -> None:
     tree = [*TREE[:2], table(7, "far", kind=FOREIGN, parents=(1,), is_partition=True)]
 

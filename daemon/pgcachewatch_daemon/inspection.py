@@ -1,0 +1,160 @@
+"""What the relay does with a look at the catalogue: tells caches what may have changed unseen, and answers by it.
+
+Each table in doubt becomes a Gap, so that caches drop what they hold of it; a published client, which knows no gaps, is
+sent the payload of an update of that table, which it reads as any other, and only on the channel that the table
+notifies: on another one its readers would not know what it is. Too many tables at once are one gap for everything, and
+published clients are closed (W-PLAIN-3). While something is wrong this repeats with each look, so a cache of that table
+is older than its bound by no more than the time between two looks.
+
+It also keeps the newest catalogue, by which subscriptions are judged. A refusal is not given by an old one: who was
+created a moment ago is looked for first. Bounds: DOUBTS gaps a look; names that come close are looked for in no more
+than ADVICE_NAMES names between two looks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pgcachewatch.models import EVERYTHING, Gap, Scope
+from pgcachewatch.protocol.relay_session import Subscription
+from pgcachewatch_daemon.core.hub import Hub
+from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
+from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
+from pgcachewatch_daemon.sql.drift import KINDS
+
+FRESH_S = 2.0  # a look that is no older says what there is
+RETRY_AFTER_MS = 200.0
+ADVICE_NAMES = 20_000
+FINDINGS_LOGGED = 20  # of one look
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """Nothing can be said yet; a look at the catalogue was asked for."""
+
+    text: str
+    after_ms: float = RETRY_AFTER_MS
+
+
+@dataclass(slots=True)
+class InspectionStats:
+    """Findings of now by kind, and gaps since the start."""
+
+    findings: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    gaps: int = 0
+
+
+class Inspection:
+    """`channel` is the relay's default one, `now_s` its monotonic clock, `hasten` asks for a look.
+
+    `retyped` is called with the names of tables whose columns are not what they were.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        channel: str,
+        now_s: Callable[[], float],
+        hasten: Callable[[], None],
+        retyped: Callable[[frozenset[str]], None],
+    ) -> None:
+        self.stats = InspectionStats()
+        self._hub = hub
+        self._channel = channel
+        self._now_s = now_s
+        self._hasten = hasten
+        self._retyped = retyped
+        self._last: Assessment | None = None
+        self._read_at_s = 0.0
+        self._advised = 0
+
+    @property
+    def age_s(self) -> float:
+        """Of the last look; 0 before the first."""
+        return self._now_s() - self._read_at_s if self._last is not None else 0.0
+
+    # --- looks
+
+    def assess(self, catalogue: Catalogue) -> Assessment:
+        """The catalogue against the last one. Runs beside the loop, and changes nothing."""
+        return assess(self._last, catalogue)
+
+    def tell(self, assessment: Assessment) -> None:
+        """Publish what is in doubt, and go by this look from now on."""
+        self._last = assessment
+        self._read_at_s = self._now_s()
+        self._advised = 0
+        counts = Counter(finding.kind for finding in assessment.findings)
+        self.stats.findings = {kind: counts[kind] for kind in KINDS}
+        self._log(assessment)
+        if assessment.is_everything:
+            self._publish_everything()
+        for doubt in assessment.doubts:
+            self._publish(doubt)
+        if assessment.retyped:
+            self._retyped(assessment.retyped)
+
+    def _publish(self, doubt: Doubt) -> None:
+        self.stats.gaps += 1
+        gap = Gap(Scope(None, doubt.table, doubt.schema), "table_wide", doubt.detail)
+        sent_at = datetime.datetime.now(tz=datetime.UTC).isoformat()
+        payload = {"operation": "update", "table": doubt.table, "schema": doubt.schema, "sent_at": sent_at}
+        channel = doubt.channel or self._channel
+        self._hub.publish(gap, channel=channel, payload=json.dumps(payload), now_s=self._now_s())
+
+    def _publish_everything(self) -> None:
+        self.stats.gaps += 1
+        detail = "too many tables may have changed without an event"
+        self._hub.publish(Gap(EVERYTHING, "forced", detail), channel="", payload="", now_s=self._now_s())
+        self._hub.close_plain(detail)
+
+    def _log(self, assessment: Assessment) -> None:
+        for finding in assessment.appeared[:FINDINGS_LOGGED]:
+            grade = logging.WARNING if finding.may_lose_events else logging.INFO
+            where = finding.table or "-"
+            logger.log(grade, "drift kind=%s table=%s: %s; %s", finding.kind, where, finding.detail, finding.remedy)
+        left_out = len(assessment.appeared) - FINDINGS_LOGGED
+        if left_out > 0:
+            logger.warning("drift findings=%d more; see `pgcachewatch status`", left_out)
+        if assessment.gone:
+            left = len(assessment.findings)
+            logger.info("drift mended findings=%d left=%d", len(assessment.gone), left)
+
+    # --- subscriptions
+
+    def judge(self, subscription: Subscription) -> Accepted | Refusal | NotReady:
+        """Whether the subscription's rows can be told apart (W-ROW-3), and what is odd about it."""
+        last = self._last
+        if last is None:
+            if subscription.columns:
+                self._hasten()
+                return NotReady("the relay has not read the tables of this database yet; ask again")
+            return Accepted()
+        answer = self._judge(last.catalogue, subscription, has_advice=False)
+        if isinstance(answer, Refusal) and self.age_s > FRESH_S:
+            self._hasten()
+            return NotReady(f"{answer.text}; the relay looks again, in case this is new")
+        is_odd = isinstance(answer, Refusal) or answer.notice is not None
+        size = len(last.catalogue.relations)
+        if is_odd and self._advised + size <= ADVICE_NAMES:
+            self._advised += size
+            answer = self._judge(last.catalogue, subscription, has_advice=True)
+        return answer
+
+    def _judge(self, catalogue: Catalogue, subscription: Subscription, *, has_advice: bool) -> Accepted | Refusal:
+        return judge(
+            catalogue,
+            table=subscription.table,
+            schema=subscription.schema,
+            columns=subscription.columns,
+            has_advice=has_advice,
+        )
