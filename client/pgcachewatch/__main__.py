@@ -1,7 +1,9 @@
 """The `pgcachewatch` command: `python -m pgcachewatch` is the same program.
 
-`install` and `uninstall` come with the client. Every other command is found where packages announce theirs, in the
-entry point group `pgcachewatch.commands`, because the client may not import the daemon.
+Commands are found where packages announce theirs, in the entry point group `pgcachewatch.commands`, because the client
+may not import the daemon. `install` and `uninstall` come with the client too, for the original's table-level triggers:
+they are its own when that is asked for, by `--mode table` or by a flag that only the original has, and when the daemon,
+whose triggers tell rows apart, is not installed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from pgcachewatch import cli
 
 GROUP = "pgcachewatch.commands"
 OWN = {"install": "watch tables: put a trigger on each", "uninstall": "stop watching all tables of a channel"}
-DAEMON = {"serve", "demo", "status", "tail", "doctor", "settings"}
+ORIGINAL_FLAGS = ("--function-name", "--trigger-name")
+MODE = "--mode"
+DAEMON = {"serve", "demo", "status", "doctor"}
+ONLY_TABLES = (
+    "pgcachewatch: without the daemon package only table-level triggers can be installed, whose events concern the "
+    "whole table: pip install 'pgcachewatch[daemon]' for triggers that tell which rows changed\n"
+)
 NEEDS_DAEMON = "the {name!r} command needs the daemon, which is not installed: pip install 'pgcachewatch[daemon]'"
 
 
@@ -25,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = given[0] if given else "--help"
     commands = {one.name: one for one in metadata.entry_points(group=GROUP)}
     if name in OWN:
-        return asyncio.run(cli.main(given))
+        return _triggers(given, commands.get(name))
     if name in commands:
         return _run(commands[name], given[1:])
     if name in ("-h", "--help", "help"):
@@ -41,6 +49,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _triggers(given: list[str], command: metadata.EntryPoint | None) -> int:
+    """`install` or `uninstall`: the daemon's, or the client's own."""
+    mode, rest = _split_mode(given)
+    if mode == "table" or any(_is_original(argument) for argument in rest):
+        return asyncio.run(cli.main(rest))
+    if command is not None and _can_load(command):
+        return _run(command, given[1:])
+    if mode is not None:
+        sys.stderr.write(f"pgcachewatch: {NEEDS_DAEMON.format(name=f'{given[0]} {MODE} {mode}')}\n")
+        return 1
+    sys.stderr.write(ONLY_TABLES)
+    return asyncio.run(cli.main(rest))
+
+
+def _split_mode(given: list[str]) -> tuple[str | None, list[str]]:
+    """The value of the last --mode, and the command line without it."""
+    mode, rest, arguments = None, [], iter(given)
+    for argument in arguments:
+        if argument == MODE:
+            mode = next(arguments, "")
+        elif argument.startswith(f"{MODE}="):
+            mode = argument.removeprefix(f"{MODE}=")
+        else:
+            rest.append(argument)
+    return mode, rest
+
+
+def _is_original(argument: str) -> bool:
+    """True for a flag that only the original has, which took it abbreviated too."""
+    name = argument.partition("=")[0]
+    return len(name) > len("--") and any(flag.startswith(name) for flag in ORIGINAL_FLAGS)
+
+
+def _can_load(command: metadata.EntryPoint) -> bool:
+    try:
+        command.load()
+    except ImportError:
+        return False
+    return True
+
+
 def _run(command: metadata.EntryPoint, arguments: list[str]) -> int:
     try:
         function = command.load()
@@ -54,8 +103,9 @@ def _run(command: metadata.EntryPoint, arguments: list[str]) -> int:
 def _help(commands: dict[str, metadata.EntryPoint]) -> str:
     rows = dict(OWN)
     for name in sorted(commands):
-        rows.setdefault(name, _summary(commands[name]))
-    for name in sorted({"serve", "demo"} - rows.keys()):
+        if name not in OWN or _can_load(commands[name]):
+            rows[name] = _summary(commands[name])
+    for name in sorted(DAEMON - rows.keys()):
         rows[name] = "needs pip install 'pgcachewatch[daemon]'"
     width = max(len(name) for name in rows)
     lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]

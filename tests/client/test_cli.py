@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import EntryPoint
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -145,7 +146,7 @@ def test_asyncpg_missing_is_one_line_that_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
 
-    assert program(["uninstall"]) == 1
+    assert program(["uninstall", "--mode", "table"]) == 1
 
     assert "pgcachewatch[postgres]" in capsys.readouterr().err
 
@@ -156,6 +157,68 @@ def test_without_a_command_all_commands_are_listed(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     for name in ("install", "uninstall", "serve", "demo"):
         assert f"  {name} " in out
+
+
+def announced(monkeypatch: pytest.MonkeyPatch, *found: EntryPoint) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+
+
+def told(arguments: list[str]) -> int:
+    """Stands for the daemon's command."""
+    sys.stdout.write(f"rows {arguments}")
+    return 0
+
+
+THEIRS = EntryPoint("install", f"{__name__}:told", "pgcachewatch.commands")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_row_mode"),
+    [
+        (["users"], True),
+        (["users", "--mode", "row"], True),
+        (["users", "--mode=row", "--commit"], True),
+        (["users", "--mode", "table"], False),
+        (["--mode=table", "users"], False),
+        (["users", "--trigger-name", "tg"], False),
+        (["users", "--function-name=fn"], False),
+        (["users", "--trig", "tg"], False),
+    ],
+)
+def test_install_tells_rows_apart_unless_the_original_is_asked_for(
+    arguments: list[str], is_row_mode: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(EntryPoint, "load", lambda self: told)
+    announced(monkeypatch, THEIRS)
+
+    assert program(["install", *arguments]) == 0
+
+    out = capsys.readouterr().out
+    assert out == f"rows {arguments}" if is_row_mode else "FOR EACH STATEMENT EXECUTE FUNCTION" in out
+
+
+@pytest.mark.parametrize("found", [(), (EntryPoint("install", "no_such_module:x", "pgcachewatch.commands"),)])
+def test_without_the_daemon_install_is_the_originals_and_says_so(
+    found: tuple[EntryPoint, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announced(monkeypatch, *found)
+
+    assert program(["install", "users"]) == 0
+
+    out, err = capsys.readouterr()
+    assert "FOR EACH STATEMENT EXECUTE FUNCTION" in out
+    assert "without the daemon package only table-level triggers" in err
+    assert program(["install", "users", "--mode", "row"]) == 1
+    assert "pip install 'pgcachewatch[daemon]'" in capsys.readouterr().err
+
+
+def test_every_command_of_the_daemon_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program([]) == 0
+
+    out = capsys.readouterr().out
+    for line in ("watch tables: put triggers on each that tell which rows changed", "every table: watched or not"):
+        assert line in out
+    assert "  doctor " in out
 
 
 def test_a_command_nobody_has_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,8 +241,6 @@ def test_without_the_daemon_its_commands_say_what_to_install(
 def test_a_command_that_can_not_be_loaded_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from importlib.metadata import EntryPoint
-
     broken = EntryPoint("serve", "pgcachewatch_no_such_module:serve", "pgcachewatch.commands")
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: (broken,))
 

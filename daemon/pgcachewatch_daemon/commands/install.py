@@ -95,8 +95,20 @@ async def _uninstall(options: argparse.Namespace) -> int:
         catalogue = await fetch_catalogue(connection)
         tables = plan.choose_tables(catalogue, options.tables).tables if options.tables else None
         steps = plan.uninstall_plan(catalogue, tables, options.channel_name)
+        _tell_of_original(catalogue, tables)
         await _show_and_run(connection, steps, options)
     return 0
+
+
+def _tell_of_original(catalogue: Catalogue, tables: Sequence[Relation] | None) -> None:
+    """Whoever comes from the original expects its triggers to go."""
+    left = [
+        relation.display
+        for relation in (catalogue.relations.values() if tables is None else tables)
+        if any(trigger.function is None for trigger in relation.triggers.values())
+    ]
+    if left:
+        sys.stderr.write(f"-- left as they are: the original's triggers on {', '.join(left)}; see --mode table\n")
 
 
 async def _show_and_run(connection: Connection, steps: Sequence[plan.Step], options: argparse.Namespace) -> None:

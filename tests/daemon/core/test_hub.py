@@ -22,9 +22,9 @@ from pgcachewatch.protocol.client_session import (
     Proof,
 )
 from pgcachewatch.protocol.relay_session import Opened as RelayOpened
-from pgcachewatch.protocol.relay_session import RelaySession, Subscribed, Subscription, Unsubscribed
+from pgcachewatch.protocol.relay_session import RelaySession, Subscribed, Unsubscribed
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 
@@ -159,40 +159,6 @@ def test_a_change_reaches_exactly_those_it_may_concern() -> None:
     assert told() == {"channel", "table", "schema"}
     publish(hub, event("c1", "users", "1").model_copy(update={"schema_name": "other"}))
     assert told() == {"channel", "table", "key"}
-
-
-@pytest.mark.rule("W-ROW-2")
-@pytest.mark.rule("W-ROW-3")
-def test_a_refused_wish_is_answered_in_its_place_and_is_no_subscription() -> None:
-    hub = make_hub()
-    before = hub.position
-    publish(hub, event("c1", "orders"))
-    wishes: list[Subscription | Granted | messages.Err] = [
-        Subscription(1, 10, "c1", table="users"),
-        messages.Err(id=11, code="unknown_table", message="no"),
-        Granted(Subscription(3, 12, "c1", table="users", columns=("id",)), ("int8",), "odd"),
-    ]
-    resume = messages.Resume(e=before.epoch, s=before.seq)
-    subscriber = hub.join(messages.Hello(resume=resume), wishes, now_ms=0.0)
-    answers = [codec.decode_relay(frame.decode())[0] for frame in subscriber.outbox.drain()]
-    assert [each.t for each in answers] == ["welcome", "subok", "err", "subok", "mark"]
-    assert answers[3] == messages.Subok(id=12, sid=3, s=1, types=["int8"], notice="odd")
-    assert subscriber.group is not None
-    assert [each.id for each in subscriber.group.subscriptions] == [10, 12]
-    hub.subscribe(subscriber, Granted(Subscription(4, 13, "c1", table="x", columns=("a",)), ("text",)))
-    assert [codec.decode_relay(frame.decode())[0] for frame in subscriber.outbox.drain()] == [
-        messages.Subok(id=13, sid=4, s=1, types=["text"])
-    ]
-
-
-def test_one_client_is_sent_away_with_a_bye_and_the_others_stay() -> None:
-    hub = make_hub()
-    one, other = joined(hub, messages.Sub(id=1)), joined(hub, messages.Sub(id=1))
-    hub.send_away(one.subscriber, 4000, reason="subscribe anew", jitter_ms=5.0)
-    assert b'"bye"' in one.subscriber.outbox.drain()[-1]
-    assert one.subscriber.close is not None
-    assert one.subscriber.close.code == 4000
-    assert other.subscriber.close is None
 
 
 @pytest.mark.rule("W-EV-5")
