@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pgcachewatch.models import EVERYTHING, Gap, Scope
+from pgcachewatch.models import EVERYTHING, Event, Gap, Scope
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
@@ -76,11 +76,24 @@ class Inspection:
         self._last: Assessment | None = None
         self._read_at_s = 0.0
         self._advised = 0
+        self._distrusted: dict[str, set[str]] = {}  # table -> schemas
 
     @property
     def age_s(self) -> float:
         """Of the last look; 0 before the first."""
         return self._now_s() - self._read_at_s if self._last is not None else 0.0
+
+    def believed(self, change: Event | Gap) -> Event | Gap:  # hot path
+        """`change` without its keys while its table's triggers write them for columns of another type.
+
+        A client writes values by the type that there is now, and would not find itself in the old one's texts.
+        """
+        if not self._distrusted or not isinstance(change, Event) or change.keys is None:
+            return change
+        schemas = self._distrusted.get(change.table, ())
+        if not schemas or change.schema_name not in (None, *schemas):
+            return change
+        return change.model_copy(update={"keys": None})
 
     # --- looks
 
@@ -93,6 +106,9 @@ class Inspection:
         self._last = assessment
         self._read_at_s = self._now_s()
         self._advised = 0
+        self._distrusted = {}
+        for schema, table in assessment.distrusted:
+            self._distrusted.setdefault(table, set()).add(schema)
         counts = Counter(finding.kind for finding in assessment.findings)
         self.stats.findings = {kind: counts[kind] for kind in KINDS}
         self._log(assessment)

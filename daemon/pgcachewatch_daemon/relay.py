@@ -220,7 +220,7 @@ class Relay:
         change = self._intake.read(channel, payload, received_at=datetime.datetime.now(tz=datetime.UTC))
         if isinstance(change, Gap):
             self._log_unreadable(channel, change, now_s)
-        self._hub.publish(change, channel=channel, payload=payload, now_s=now_s)
+        self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
         self._unflushed_bytes += len(payload)
         if self._unflushed_bytes >= FLUSH_BYTES:
             self._flush()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.history import History, HistoryLimits
@@ -18,6 +19,7 @@ from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.sql.assessment import DOUBTS
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal
+from pgcachewatch_daemon.sql.keytext import Column
 from tests.daemon.sql.catalogues import CHANNEL, changed, empty, installed, table
 
 RIGHT = installed([table(1, "users"), table(2, "orders")])
@@ -164,6 +166,23 @@ def test_looking_for_names_that_come_close_is_bounded_between_two_looks() -> Non
     stage.look(empty([table(1, "users"), *(table(oid, f"{oid}") for oid in range(2, size + 1))]))
     told = [stage.judge("user", "id") for _ in range(3)]
     assert ["did you mean" in str(each) for each in told] == [True, True, False]
+
+
+def test_keys_that_were_written_for_another_type_are_not_believed() -> None:
+    stage = Stage()
+    fields = {"channel": "c", "operation": "update", "sent_at": "2030-01-01T00:00:00Z", "keys": ["1"], "key": ["id"]}
+    events = [
+        Event.model_validate(fields | {"table": table, "schema": schema})
+        for table, schema in (("users", "public"), ("users", None), ("users", "s2"), ("orders", "public"))
+    ]
+    gap = Gap(Scope("c"), "unreadable")
+    stage.look(RIGHT)
+    assert [stage.inspection.believed(each) for each in events] == events
+    column = Column("id", "text")
+    stage.look(changed(RIGHT, 1, key=(column,), columns={"id": column}))
+    believed = [stage.inspection.believed(each) for each in events]
+    assert [each.keys for each in believed if isinstance(each, Event)] == [None, None, ("1",), ("1",)]
+    assert stage.inspection.believed(gap) is gap
 
 
 def test_tables_whose_columns_changed_are_told() -> None:

@@ -236,6 +236,17 @@ async def test_a_fault_that_is_mended_is_told_once_more_and_then_no_more(
         assert await metric(relay, 'drift_findings{kind="trigger_disabled"}') == 0.0
 
 
+async def test_a_load_with_triggers_off_between_two_looks_changes_its_table(rows: RowTriggers) -> None:
+    async with looking(rows.database) as relay, Client(relay) as client:
+        await client.hello(sub("users", "id"))
+        await rows.writer.execute("ALTER TABLE users DISABLE TRIGGER ALL; UPDATE users SET v = 9")
+        for name in ("insert", "update", "delete", "truncate"):
+            await rows.writer.execute(f"ALTER TABLE users ENABLE ALWAYS TRIGGER zz_pgcachewatch_{name}")
+        relay._watcher.hasten()
+        assert (await client.until("ev"))["i"] == [[1, "*", None]]
+        assert await metric(relay, 'drift_findings{kind="trigger_disabled"}') == 0.0
+
+
 async def test_a_new_partition_and_one_that_leaves_change_the_table_they_are_read_by(rows: RowTriggers) -> None:
     await rows.writer.execute(
         "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"

@@ -34,6 +34,7 @@ class Assessment:
 
     `is_everything`: too many tables are in doubt, and `doubts` is empty. `retyped` names the tables whose key or
     carried columns are not what they were.
+    `distrusted` are (schema, name) of tables whose events speak of columns as they were when it was installed.
     """
 
     catalogue: Catalogue
@@ -43,6 +44,7 @@ class Assessment:
     doubts: tuple[Doubt, ...] = ()
     is_everything: bool = False
     retyped: frozenset[str] = frozenset()
+    distrusted: frozenset[tuple[str, str]] = frozenset()
 
 
 def assess(before: Assessment | None, catalogue: Catalogue) -> Assessment:
@@ -65,6 +67,12 @@ def assess(before: Assessment | None, catalogue: Catalogue) -> Assessment:
         doubts=() if is_everything else tuple(_doubt(*each) for each in doubted.values()),
         is_everything=is_everything,
         retyped=frozenset() if before is None or is_same else _retyped(before.catalogue, catalogue),
+        distrusted=frozenset(
+            (reader.schema, reader.name)
+            for finding in found
+            if finding.kind == "key_changed"
+            for reader in catalogue.readers(finding.oid)
+        ),
     )
 
 

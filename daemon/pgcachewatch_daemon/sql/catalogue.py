@@ -72,7 +72,7 @@ TRIGGERS_SQL = r"""
 SELECT t.tgrelid::pg_catalog.int8 AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled,
   t.tgnewtable IS NOT NULL OR t.tgoldtable IS NOT NULL AS has_transition,
   CASE WHEN n.nspname = 'pgcachewatch' THEN p.proname::pg_catalog.text END AS function,
-  p.oid::pg_catalog.int8 AS function_oid
+  t.oid::pg_catalog.text || '.' || t.xmin::pg_catalog.text AS stamp
 FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -93,12 +93,16 @@ SCHEMA_SQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname =
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """`enabled` as pg_trigger has it: O origin, A always, R replica, D disabled. `function` None: not one of ours."""
+    """`enabled` as pg_trigger has it: O origin, A always, R replica, D disabled. `function` None: not one of ours.
+
+    `stamp` is another one whenever somebody changed the trigger, also when it is again as it was.
+    """
 
     name: str
     enabled: str
     has_transition: bool
     function: str | None
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,7 @@ def read_catalogue(
     """The rows of the three queries as values. Any: rows of a driver."""
     by_table: dict[int, dict[str, Trigger]] = {}
     for row in triggers:
-        trigger = Trigger(row["name"], row["enabled"], row["has_transition"], row["function"])
+        trigger = Trigger(row["name"], row["enabled"], row["has_transition"], row["function"], row["stamp"])
         by_table.setdefault(row["oid"], {})[trigger.name] = trigger
     return Catalogue(
         relations={row["oid"]: _relation(row, by_table.get(row["oid"], {})) for row in relations},

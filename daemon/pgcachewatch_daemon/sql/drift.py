@@ -159,7 +159,8 @@ def changes(before: Catalogue, after: Catalogue) -> list[Change]:
     """Tables whose rows may have changed without an event between two looks at the catalogue.
 
     A new file is what a rewrite, TRUNCATE, VACUUM FULL or REFRESH leaves; too many of them only cost fills. REFRESH
-    CONCURRENTLY leaves the file and is seen in the statistics, a second or so after its commit.
+    CONCURRENTLY leaves the file and is seen in the statistics, a second or so after its commit. Triggers that were off
+    for a moment, as a bulk load likes them, have another stamp.
     """
     found: dict[Change, None] = {}
     for oid in before.relations.keys() | after.relations.keys():
@@ -185,6 +186,12 @@ def _reasons(old: Relation | None, new: Relation | None) -> Iterator[str]:
         yield "attached or detached"
     if (old.schema, old.name) != (new.schema, new.name):
         yield "renamed"
+    if _stamps(old) != _stamps(new):
+        yield "its triggers were changed"
+
+
+def _stamps(relation: Relation) -> set[str]:
+    return {trigger.stamp for trigger in relation.triggers.values()}
 
 
 def _watched(catalogue: Catalogue) -> set[int]:

@@ -102,6 +102,14 @@ def test_too_many_tables_in_doubt_are_everything(count: int, *, is_everything: b
     assert (look.is_everything, len(look.doubts)) == (is_everything, 0 if is_everything else count)
 
 
+def test_events_of_a_table_are_distrusted_while_its_triggers_are_for_other_columns() -> None:
+    column = Column("id", "timestamptz")
+    look = assess(None, changed(RIGHT, 3, key=(column,), columns={"id": column}))
+
+    assert look.distrusted == {("public", "plain")}
+    assert assess(look, RIGHT).distrusted == frozenset()
+
+
 def test_a_table_whose_columns_are_not_what_they_were_is_named() -> None:
     before = assess(None, RIGHT)
     column = Column("id", "text")

@@ -133,6 +133,18 @@ def test_a_foreign_partition_is_found_at_its_table() -> None:
     assert {(one.kind, one.table, one.oid) for one in findings(installed(tree))} == {("not_covered", "public.far", 7)}
 
 
+def test_triggers_that_were_off_for_a_moment_between_two_looks_are_a_change() -> None:
+    was = installed(TREE)
+    triggers = was.relations[2].triggers
+    stamped = changed(was, 2, triggers={name: replace(one, stamp="7.9") for name, one in triggers.items()})
+
+    assert findings(stamped) == []
+    assert changes(was, stamped) == [Change("public", "root", "its triggers were changed")]
+    assert {one.reason for one in changes(empty(TREE), was)} == {"its triggers were changed"}, (
+        "nobody watched it before"
+    )
+
+
 def test_rows_that_leave_an_inheritance_child_leave_its_parent_too() -> None:
     family = [table(1, "parent"), table(2, "child", parents=(1,))]
     for after in (changed(empty(family), 2, parents=()), changed(empty(family), 2, filenode=7), empty(family[:1])):
