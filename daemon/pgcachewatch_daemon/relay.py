@@ -250,6 +250,9 @@ class Relay:
         if self._barriers.tokens_settled():
             self._flush()
 
+    def catalogue_changed(self) -> None:
+        self._watcher.hasten()
+
     def source_up(self) -> None:
         self._hub.source_restored(self._last_loss)
         self._barriers.source_up()

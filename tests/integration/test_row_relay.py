@@ -236,6 +236,15 @@ async def test_a_fault_that_is_mended_is_told_once_more_and_then_no_more(
         assert await metric(relay, 'drift_findings{kind="trigger_disabled"}') == 0.0
 
 
+async def test_an_installation_is_looked_at_when_it_commits(rows: RowTriggers) -> None:
+    """What was cached before there were triggers may hold anything."""
+    await rows.writer.execute("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)")
+    async with looking(rows.database) as relay, Client(relay) as client:
+        await client.hello(sub("late", "id"))
+        await rows.install("late")
+        assert (await client.until("ev"))["i"] == [[1, "*", None]]
+
+
 async def test_a_load_with_triggers_off_between_two_looks_changes_its_table(rows: RowTriggers) -> None:
     async with looking(rows.database) as relay, Client(relay) as client:
         await client.hello(sub("users", "id"))

@@ -103,6 +103,7 @@ async def _run(connection: Connection, step: plan.Step, lock_timeout_s: float) -
         await connection.execute(plan.LOCK)
         for statement in step.statements:
             await connection.execute(statement)
+        await connection.execute(plan.TELL)
 
 
 def _locked(step: plan.Step, done: int) -> str:

@@ -24,6 +24,7 @@ from pgcachewatch_daemon.sql.keytext import PLAIN_TYPES, Column, further_text, k
 from pgcachewatch_daemon.sql.names import quote_identifier, quote_literal
 
 SCHEMA = "pgcachewatch"
+CATALOGUE_CHANNEL = "pgcachewatch_catalogue"  # what install and uninstall changed is notified here
 VERSION = 1
 PAYLOAD_BYTES = 7_700  # PostgreSQL refuses 8,000
 HEAD_BYTES = 2_500  # for names of key columns; a key with longer ones is left out, and the event is table-wide

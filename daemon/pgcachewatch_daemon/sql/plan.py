@@ -34,6 +34,7 @@ from pgcachewatch_daemon.sql.drift import (
     watched_families,
 )
 from pgcachewatch_daemon.sql.functions import (
+    CATALOGUE_CHANNEL,
     SCHEMA,
     SHARED,
     SHARED_DIGEST,
@@ -47,6 +48,8 @@ from pgcachewatch_daemon.sql.names import NAME_BYTES, choose, parse_pattern, quo
 
 RENAMED = "restored_"  # begins the name of a function that a dump brought, until it is replaced
 LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('{SCHEMA}', 0))"
+# With its commit, so that a relay looks at what is there then, and not up to a minute later.
+TELL = f"SELECT pg_catalog.pg_notify('{CATALOGUE_CHANNEL}', '')"
 OPTIONS = {ORIGIN: "ENABLE TRIGGER", ALWAYS: "ENABLE ALWAYS TRIGGER", REPLICA: "ENABLE REPLICA TRIGGER"}
 
 

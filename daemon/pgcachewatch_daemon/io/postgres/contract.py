@@ -59,5 +59,8 @@ class SourceListener(Protocol):
     def tokens_settled(self) -> None:
         """Nothing more of the transactions follows whose tokens were told."""
 
+    def catalogue_changed(self) -> None:
+        """Somebody installed triggers, or took them away."""
+
     def source_up(self) -> None: ...
     def source_lost(self, reason: LossReason) -> None: ...

@@ -29,9 +29,11 @@ from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
+from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
 LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
 WATCHES_PER_WAIT = 8
+OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL)  # heard from the start, counted against nobody, no events
 CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
 REPEAT_LOG_S = 60.0
 KEEPALIVE_IDLE_S = 10
@@ -120,8 +122,8 @@ class PostgresSource:
             future.set_exception(
                 ConfigurationError(f"a channel name has 1 to {CHANNEL_BYTES} bytes and no NUL, not {channel[:80]!r}")
             )
-        elif channel == TOKEN_CHANNEL:
-            future.set_exception(ConfigurationError(f"{channel} is for barriers and has no events; choose another"))
+        elif channel in OWN_CHANNELS:
+            future.set_exception(ConfigurationError(f"{channel} is the relay's own and has no events; choose another"))
         elif channel not in self._wanted and len(self._wanted) >= limit:
             future.set_exception(
                 LimitExceeded(
@@ -273,7 +275,8 @@ class PostgresSource:
         if connection.get_server_version().major >= IDLE_SESSION_TIMEOUT_SINCE:
             await connection.execute("SET idle_session_timeout = 0")
         await connection.add_listener(self._loopback_channel, self._notified)
-        await connection.add_listener(TOKEN_CHANNEL, self._notified)
+        for own in OWN_CHANNELS:
+            await connection.add_listener(own, self._notified)
         for channel in tuple(self._wanted):
             self._command_since_s = self._clock()
             await self._listen(connection, channel)
@@ -374,14 +377,17 @@ class PostgresSource:
         if self._token_pid and pid != self._token_pid:
             # What one transaction notified comes in one piece: with this, the piece of that token is complete.
             self._token_pid = 0
-            self._told_of_tokens(self._listener.tokens_settled)
+            self._tell(self._listener.tokens_settled)
         if channel == self._loopback_channel:
             if pid == self._own_pid and isinstance(payload, str):
                 self._came_back(payload)
         elif channel == TOKEN_CHANNEL:
             if self.is_up:
                 self._token_pid = pid
-                self._told_of_tokens(partial(self._listener.token_notified, cast(str, payload)))
+                self._tell(partial(self._listener.token_notified, cast(str, payload)))
+        elif channel == CATALOGUE_CHANNEL:
+            if self.is_up:
+                self._tell(self._listener.catalogue_changed)
         elif self.is_up:
             # Before the first loopback nobody has joined this epoch, and those of the last one get a reset.
             try:
@@ -389,11 +395,11 @@ class PostgresSource:
             except Exception:
                 self._handler_failed(channel)
 
-    def _told_of_tokens(self, tell: Callable[[], None]) -> None:
+    def _tell(self, tell: Callable[[], None]) -> None:
         try:
             tell()
         except Exception:
-            logger.exception("a token failed; starting a new epoch")
+            logger.exception("a notification to the relay failed; starting a new epoch")
             self._lose("handler_failed")
 
     def _came_back(self, nonce: str) -> None:

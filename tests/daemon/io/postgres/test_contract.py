@@ -33,6 +33,7 @@ async def test_the_relay_listens_to_its_source() -> None:
     listener.looped_back("a nonce nobody sent")
     listener.token_notified("no token")
     listener.tokens_settled()
+    listener.catalogue_changed()
     listener.source_lost("connection_lost")
     readings = relay.readings()
     assert readings["gaps_received"] == {("not_json",): 1.0}

@@ -17,6 +17,7 @@ from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from pgcachewatch_daemon.io.postgres import PostgresSource, SourceOptions
+from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 from tests.postgres import Database
 from tests.proxy import Filter, Proxy, port_of, through
 from tests.waiting import eventually
@@ -74,6 +75,9 @@ class Log:
 
     def tokens_settled(self) -> None:
         self.told.append(("settled",))
+
+    def catalogue_changed(self) -> None:
+        self.told.append(("catalogue",))
 
     def source_up(self) -> None:
         self.told.append(("up",))
@@ -186,11 +190,14 @@ async def test_a_token_of_another_transaction_settles_the_one_before_it(database
         assert log.told[1:] == [("token", "one"), ("settled",), ("token", "two")]
 
 
-async def test_the_channel_of_tokens_is_nobody_elses(database: Database) -> None:
-    async with listening(database.dsn, "ch", options=replace(OPTIONS, channels_limit=1)) as (source, _):
+async def test_the_relays_own_channels_are_nobody_elses(database: Database) -> None:
+    async with listening(database.dsn, "ch", options=replace(OPTIONS, channels_limit=1)) as (source, log):
         assert source.stats.channels == 1
-        with pytest.raises(ConfigurationError, match="choose another"):
-            await source.ensure_channel(TOKEN_CHANNEL)
+        for channel in (TOKEN_CHANNEL, CATALOGUE_CHANNEL):
+            with pytest.raises(ConfigurationError, match="choose another"):
+                await source.ensure_channel(channel)
+        await notify(database.dsn, CATALOGUE_CHANNEL, "")
+        await eventually(lambda: log.told[-1] == ("catalogue",))
 
 
 async def test_a_token_whose_handling_fails_begins_a_new_epoch(database: Database) -> None:
