@@ -155,7 +155,7 @@ class Reception:
                 visitor.connection.close(SOURCE_DOWN, "PostgreSQL was lost; try again")
 
     def retyped(self, tables: frozenset[str]) -> None:
-        """Columns of these tables are not what they were: whoever writes values by their old types asks anew."""
+        """Columns of these tables are not what they were: who writes values by their old types asks anew (W-ROW-4)."""
         for visitor in tuple(self.visitors):
             subscriber = visitor.subscriber
             if subscriber is not None and any(

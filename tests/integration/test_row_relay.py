@@ -172,6 +172,7 @@ async def test_without_a_catalogue_events_flow_and_columns_are_not_ready(
         await eventually(lambda: relay._watcher.stats.looks["failed"] > 0)
 
 
+@pytest.mark.rule("W-ROW-4")
 async def test_a_client_is_sent_away_to_ask_anew_when_the_type_of_its_column_changes(rows: RowTriggers) -> None:
     async with looking(rows.database, OFTEN) as relay:
         async with Client(relay) as client, Client(relay) as other:

@@ -17,6 +17,7 @@ from pgcachewatch_daemon.commands.install import run
 from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
+    ALWAYS,
     ORIGIN,
     ROW_LEVEL,
     UNWATCHABLE,
@@ -82,9 +83,12 @@ def _line(catalogue: Catalogue, relation: Relation, found: Sequence[Finding]) ->
     key, reason = key_of(catalogue, relation)
     notes = [f"{finding.detail} ({finding.remedy})" for finding in found]
     settings = installed_settings(catalogue, relation)
-    has_original = any(trigger.function is None for trigger in relation.triggers.values())
+    originals = [trigger.enabled for trigger in relation.triggers.values() if trigger.function is None]
+    has_original = any(state in (ORIGIN, ALWAYS) for state in originals)
     if settings is None:
         notes = notes or ([*_original(catalogue, relation)] if has_original else [_why(relation)])
+        if originals and not has_original:
+            notes.append("the original's trigger on it is disabled")
         return Line(relation.display, "original" if has_original else "no", "", "", tuple(notes))
     if has_original:
         notes.append("has the original's trigger as well: each statement raises two events")

@@ -120,6 +120,22 @@ async def test_writes_that_raise_no_event_by_the_way_they_are_made_are_named(
     assert "session_replication_role = replica" in notes["public.users"]
 
 
+async def test_an_original_trigger_that_is_disabled_watches_nothing(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute(queries.create_notify_function("ch", "fn_pgcachewatch_table_change_ch"))
+    await rows.writer.execute(
+        queries.create_after_change_trigger("tg_pgcachewatch_x", "users", "fn_pgcachewatch_table_change_ch")
+    )
+    await rows.writer.execute("ALTER TABLE users DISABLE TRIGGER ALL")
+
+    _, found = await lines(rows, capsys)
+
+    assert found["public.users"].watched == "no"
+    assert "writes raise no event" in found["public.users"].notes[0]
+    assert found["public.users"].notes[1] == "the original's trigger on it is disabled"
+
+
 async def test_a_watched_table_that_was_dropped_and_made_again_is_found_and_mended_as_it_was(
     rows: RowTriggers, capsys: pytest.CaptureFixture[str]
 ) -> None:
