@@ -159,9 +159,10 @@ class Inspection:
         if isinstance(answer, Refusal) and self.age_s > FRESH_S:
             self._hasten()
             return NotReady(f"{answer.text}; the relay looks again, in case this is new")
-        is_odd = isinstance(answer, Refusal) or answer.notice is not None
+        named = last.catalogue.named(subscription.table or "")
+        is_missing = not any(subscription.schema in (None, one.schema) for one in named)
         size = len(last.catalogue.relations)
-        if is_odd and self._advised + size <= ADVICE_NAMES:
+        if subscription.table and is_missing and self._advised + size <= ADVICE_NAMES:
             self._advised += size
             answer = self._judge(last.catalogue, subscription, has_advice=True)
         return answer

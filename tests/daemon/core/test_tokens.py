@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgcachewatch_daemon.core.loopback import BarrierWait, Full, LoopbackLimits
 from pgcachewatch_daemon.core.tokens import DOUBT_MS, Awaited, Lost, Passed, Tokens
@@ -92,6 +94,45 @@ def test_more_tokens_of_one_transaction_than_are_kept_are_not_kept_and_put_in_do
         tokens.arrived(token(number), now_ms=LONG_UP_MS)
     assert who(tokens.settled()) == [("a", 9)]
     assert tokens.request("a", 1, token(5), now_ms=LONG_UP_MS) == Awaited(needs_proof=True)
+
+
+steps = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 3)),
+    st.tuples(st.just("arrive"), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["settle", "prove", "lose", "wait", "drop"]), st.just(0)),
+)
+
+
+@given(st.lists(steps, max_size=40))
+def test_each_barrier_is_answered_once_and_none_is_forgotten(history: list[tuple[str, int]]) -> None:
+    """Whatever happens in whatever order; what still waits at the end is lost with the source."""
+    tokens = listening(kept=2)
+    now_ms, asked, answered, dropped = 0.0, 0, list[int](), set[int]()
+    for what, number in history:
+        now_ms += 1.0
+        match what:
+            case "ask":
+                asked += 1
+                if not isinstance(tokens.request(asked % 2, asked, token(number), now_ms=now_ms), Awaited):
+                    answered.append(asked)
+            case "arrive":
+                tokens.arrived(token(number), now_ms=now_ms)
+            case "settle":
+                answered += [wait.id for wait in tokens.settled()]
+            case "prove":
+                answered += [wait.id for wait in tokens.proven(now_ms)]
+            case "lose":
+                answered += [wait.id for wait in tokens.source_lost()]
+                tokens.source_up(now_ms=now_ms)
+            case "wait":
+                now_ms += DOUBT_MS
+            case _:
+                dropped |= {identity for identity in range(1, asked + 1) if identity % 2 and identity not in answered}
+                tokens.drop(1)
+    answered += [wait.id for wait in tokens.source_lost()]
+    assert sorted(answered) == sorted(set(range(1, asked + 1)) - dropped)
+    assert tokens._count == 0
+    assert not tokens._per_subscriber
 
 
 @pytest.mark.parametrize("text", ["", "x" * 32, "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n"])
