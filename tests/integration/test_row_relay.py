@@ -3,6 +3,7 @@ be: triggers, relay and wire together, on a real PostgreSQL."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -336,6 +337,39 @@ async def test_a_token_may_be_asked_for_before_its_transaction_commits(rows: Row
         await transaction.commit()
         await client.until("barrierok", id=1)
         assert [each["i"] for each in client.seen if each["t"] == "ev"][-1][0] == [1, "u", "5"]
+
+
+@pytest.mark.rule("W-BARRIER-2")
+async def test_no_token_of_many_writers_passes_before_the_rows_of_its_transaction(rows: RowTriggers) -> None:
+    """Asked for before they commit, so that each is answered as soon as it can be."""
+    writers, each = 4, 25
+    await rows.writer.execute(
+        f"INSERT INTO users SELECT i, 0, 0 FROM generate_series(1000, {1000 + writers * each - 1}) i"
+    )
+
+    async def write(connection: asyncpg.Connection, first: int) -> None:
+        for row in range(first, first + each):
+            await commit(connection, f"{row:032x}", f"UPDATE users SET v = 1 WHERE id = {row}")
+
+    async with looking(rows.database) as relay, Client(relay) as client:
+        relay._tokens._since_ms = -1e9
+        await client.hello(sub("users", "id"))
+        wanted = range(1000, 1000 + writers * each)
+        for row in wanted:
+            await client.say(t="barrier", id=row, token=f"{row:032x}")
+        await client.say(t="ping", id=1)
+        await client.until("pong", id=1)
+        connections = [await rows.database.connect() for _ in range(writers)]
+        await asyncio.gather(*(write(one, 1000 + each * place) for place, one in enumerate(connections)))
+        keys: set[str | None] = set()
+        passed = 0
+        while passed < len(wanted):
+            message = await client.next()
+            if message["t"] == "ev":
+                keys |= {key for _, _, key in message["i"]}
+            elif message["t"] == "barrierok":
+                assert str(message["id"]) in keys
+                passed += 1
 
 
 async def test_what_is_no_token_harms_nobody(rows: RowTriggers) -> None:
