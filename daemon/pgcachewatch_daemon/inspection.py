@@ -173,5 +173,6 @@ class Inspection:
             table=subscription.table,
             schema=subscription.schema,
             columns=subscription.columns,
+            channel=subscription.channel,
             has_advice=has_advice,
         )

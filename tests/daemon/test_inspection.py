@@ -56,7 +56,7 @@ class Stage:
         return subscriber
 
     def judge(self, table: str, *columns: str) -> Accepted | Refusal | NotReady:
-        return self.inspection.judge(Subscription(1, 1, "c", table=table, columns=columns))
+        return self.inspection.judge(Subscription(1, 1, CHANNEL, table=table, columns=columns))
 
 
 def read(subscriber: Subscriber) -> list[Any]:  # JSON

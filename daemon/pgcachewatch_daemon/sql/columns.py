@@ -36,9 +36,17 @@ class Refusal:
 
 
 def judge(
-    catalogue: Catalogue, *, table: str | None, schema: str | None, columns: tuple[str, ...] | None, has_advice: bool
+    catalogue: Catalogue,
+    *,
+    table: str | None,
+    schema: str | None,
+    columns: tuple[str, ...] | None,
+    channel: str | None = None,
+    has_advice: bool,
 ) -> Accepted | Refusal:
     """The answer to a subscription. `has_advice`: look for names that come close, which takes a while.
+
+    `channel` is the one it is on; None: whichever the table notifies.
 
     >>> from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
     >>> users = Relation(1, "public", "users", key=(Column("id", "int8"),), columns={"id": Column("id", "int8")})
@@ -53,7 +61,7 @@ def judge(
         close = f"; {advice(shown, list(catalogue.relations.values()))}" if has_advice else ""
         text = f"there is no table {shown!r}{close}"
         return Refusal("unknown_table", text) if columns else Accepted(notice=text)
-    notices = [_notice(catalogue, one) for one in tables]
+    notices = [_notice(catalogue, one, channel) for one in tables]
     notice = next((one for one in notices if one is not None), None)
     if not columns:
         return Accepted(notice=notice)
@@ -69,13 +77,17 @@ def judge(
     return Accepted(first, notice)
 
 
-def _notice(catalogue: Catalogue, relation: Relation) -> str | None:
+def _notice(catalogue: Catalogue, relation: Relation, channel: str | None = None) -> str | None:
     if relation.kind in UNWATCHABLE:
         return f"{relation.display}: {UNWATCHABLE[relation.kind]}"
     if relation.is_partition:
         return f"rows of {relation.display} are told as those of {catalogue.root(relation).display}: subscribe to that"
     if not relation.triggers:
         return f"writes to {relation.display} raise no event: pgcachewatch install {relation.display} --commit"
+    settings = installed_settings(catalogue, relation)
+    notified = settings.channel if settings is not None else None
+    if None not in (channel, notified) and channel != notified:
+        return f"{relation.display} notifies channel {notified!r}, and this subscription is on {channel!r}"
     return None
 
 

@@ -11,7 +11,7 @@ from pgcachewatch_daemon.sql.catalogue import MATERIALIZED_VIEW, PARTITIONED, VI
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
 from pgcachewatch_daemon.sql.coverage import Settings
 from pgcachewatch_daemon.sql.keytext import Column
-from tests.daemon.sql.catalogues import empty, installed, table
+from tests.daemon.sql.catalogues import CHANNEL, empty, installed, table
 
 A, B, TENANT = Column("a", "int4"), Column("b", "timestamptz"), Column("tenant_id", "enum")
 FLOAT = Column("f", "float8")
@@ -121,6 +121,16 @@ def test_a_table_without_triggers_is_accepted_and_says_how_to_watch_it() -> None
     assert isinstance(answer, Accepted)
     assert answer.types == ("int8",)
     assert answer.notice == "writes to public.users raise no event: pgcachewatch install public.users --commit"
+
+
+def test_a_subscription_on_another_channel_than_the_tables_says_so() -> None:
+    answers = [
+        judge(WATCHED, table="users", schema="public", columns=None, channel=channel, has_advice=False)
+        for channel in (None, CHANNEL, "elsewhere")
+    ]
+
+    assert answers[:2] == [Accepted(), Accepted()]
+    assert answers[2] == Accepted(notice="public.users notifies channel 'ch', and this subscription is on 'elsewhere'")
 
 
 def test_names_that_come_close_are_looked_for_only_when_asked() -> None:
