@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pgcachewatch import errors, models
     from pgcachewatch import threads as sync
     from pgcachewatch.aio.client import Client, Status, connect
+    from pgcachewatch.core.dependencies import Result, Row, Table, Tag
+    from pgcachewatch.core.keys import Ignore
     from pgcachewatch.errors import PGCacheWatchError
     from pgcachewatch.models import Event, Gap, Position, Scope
     from pgcachewatch.strategies import Greedy, Timed, Windowed
@@ -27,10 +29,15 @@ __all__ = [
     "Event",
     "Gap",
     "Greedy",
+    "Ignore",
     "PGCacheWatchError",
     "Position",
+    "Result",
+    "Row",
     "Scope",
     "Status",
+    "Table",
+    "Tag",
     "Timed",
     "Windowed",
     "__version__",
@@ -44,6 +51,11 @@ _HOMES = {
     "Client": "pgcachewatch.aio.client",
     "Status": "pgcachewatch.aio.client",
     "connect": "pgcachewatch.aio.client",
+    "Ignore": "pgcachewatch.core.keys",
+    "Result": "pgcachewatch.core.dependencies",
+    "Row": "pgcachewatch.core.dependencies",
+    "Table": "pgcachewatch.core.dependencies",
+    "Tag": "pgcachewatch.core.dependencies",
     "PGCacheWatchError": "pgcachewatch.errors",
     "Event": "pgcachewatch.models",
     "Gap": "pgcachewatch.models",

@@ -26,11 +26,12 @@ import datetime
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgcachewatch.aio.connection import Link, LinkLost, LinkRefused, Receiver
+from pgcachewatch.core.keytext import ANY_TYPE, key_of, text_of
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS
 from pgcachewatch.protocol import codec, messages, relay_session
@@ -57,6 +58,7 @@ class FakeEvent:
     schema: str | None
     operation: OPERATIONS
     keys: tuple[str, ...] | None
+    columns: Mapping[str, tuple[str, ...]]  # texts of columns, for those who tell rows apart by them
     sent_at: datetime.datetime
 
 
@@ -124,19 +126,22 @@ class FakeRelay:
         key: str | Sequence[str] | None = None,
         schema: str | None = "public",
         channel: str = DEFAULT_PG_CHANNEL,
+        **columns: object,
     ) -> None:
         """Commit a change of `table`. When this returns every connected client has applied it.
 
-        `key` is the changed row's key as text, several of them, or None when the change names no row. While the link
-        is dropped the event is remembered, and replayed when the client resumes.
+        `id=5` says which row: columns of its key, or further ones, with a value or a list of old and new ones. `key` is
+        the same as text, of one row or several; without either the change names no row, and drops what depends on any
+        row of the table. While the link is dropped the event is remembered, and replayed when the client resumes.
         """
         if operation not in messages.OP_CODES:
             raise ConfigurationError(f"operation {operation!r} is not one of {', '.join(messages.OP_CODES)}")
         with self._lock:
             self._seq += 1
             keys = None if key is None else (key,) if isinstance(key, str) else tuple(key)
+            texts = {name: _texts(value) for name, value in columns.items()}
             now = datetime.datetime.now(tz=datetime.UTC)
-            event = FakeEvent(self._seq, channel, table, schema, operation, keys, now)
+            event = FakeEvent(self._seq, channel, table, schema, operation, keys, texts, now)
             if len(self._kept) == EVENTS_KEPT:
                 self._forgotten_to = self._kept[0].seq
             self._kept.append(event)
@@ -337,7 +342,7 @@ class _FakeLink:
                 self.prove()
             case relay_session.Unsubscribed(sid):
                 self._subscriptions = [one for one in self._subscriptions if one.sid != sid]
-            case relay_session.BarrierRequested(identity):
+            case relay_session.BarrierRequested(identity, _):
                 self._barriers.append(identity)
                 self.prove()
             case relay_session.CloseWith(code, reason):
@@ -373,7 +378,8 @@ class _FakeLink:
 
     def _grant(self, subscription: relay_session.Subscription) -> None:
         seq = self._relay.head[1]
-        self.push(codec.encode(messages.Subok(id=subscription.id, sid=subscription.sid, s=seq)))
+        types = None if subscription.columns is None else [ANY_TYPE] * len(subscription.columns)
+        self.push(codec.encode(messages.Subok(id=subscription.id, sid=subscription.sid, s=seq, types=types)))
 
 
 def _let_in(waiting: asyncio.Future[None]) -> None:
@@ -392,16 +398,32 @@ def _items(event: FakeEvent, subscription: relay_session.Subscription) -> Iterat
         or (keys is not None and event.keys is not None and keys.isdisjoint(event.keys))
     ):
         return
+    told = _keys(event, subscription.columns)
     if subscription.mode == "invalidate":
-        for key in event.keys or (None,):
+        for key in told:
             yield (subscription.sid, op, key)
         return
     detail: dict[str, object] = {"table": event.table, "sent_at": event.sent_at.isoformat()}
     if event.schema is not None:
         detail["schema"] = event.schema
-    if event.keys is not None:
-        detail["keys"] = list(event.keys)
+    if told != (None,):
+        detail["keys"] = list(told)
     yield (subscription.sid, op, event.keys[0] if event.keys and len(event.keys) == 1 else None, detail)
+
+
+def _keys(event: FakeEvent, columns: Sequence[str] | None) -> tuple[str | None, ...]:
+    """Which rows an event says changed, to one who tells them apart by `columns`; None for any row."""
+    if columns is not None and not columns:
+        return (None,)
+    names = tuple(event.columns) if columns is None else columns
+    if names and set(names) <= event.columns.keys():
+        return tuple(map(key_of, itertools.product(*(event.columns[name] for name in names))))
+    return event.keys or (None,)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple | set | frozenset) else (value,)
+    return tuple(text_of(one, ANY_TYPE) for one in values)
 
 
 try:

@@ -35,6 +35,8 @@ from pgcachewatch.aio.caching import CacheKeywords, Decorator, OnDisconnect
 from pgcachewatch.aio.client import Status, Token
 from pgcachewatch.aio.events import EventStream, closed_error
 from pgcachewatch.core.backoff import Backoff
+from pgcachewatch.core.dependencies import Tag
+from pgcachewatch.core.tokens import BarrierToken
 from pgcachewatch.errors import Closed, ConfigurationError, PGCacheWatchError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, Event, Gap
 
@@ -109,10 +111,32 @@ class Client:
         self._check_process("wait_live")
         self._home.run(self._client.wait_live(timeout))
 
-    def barrier(self, timeout: float = 5.0) -> None:
-        """After this, every hit in this process contains each transaction whose COMMIT returned before the call."""
+    def barrier(self, token: BarrierToken | str | None = None, *, timeout: float = 5.0) -> None:
+        """After this, every hit in this process contains each transaction whose COMMIT returned before the call.
+
+        With a `token`: the transaction that it was taken in.
+        """
         self._check_process("barrier")
-        self._home.run(self._client.barrier(timeout))
+        self._home.run(self._client.barrier(token, timeout=timeout))
+
+    def token(self, connection: Any) -> BarrierToken:  # Any: the connections of three libraries share no type
+        """A token for the transaction that `connection` is in: take it inside, and `barrier(token)` after the commit.
+
+        `connection` is a DB-API connection such as psycopg's or Django's, or a Connection or Session of SQLAlchemy.
+        """
+        token = self._client.new_token()
+        if hasattr(connection, "get_bind"):
+            connection = connection.connection()
+        if hasattr(connection, "exec_driver_sql"):
+            connection.exec_driver_sql(token.statement)
+        else:
+            with connection.cursor() as cursor:
+                cursor.execute(token.statement)
+        return token
+
+    def invalidate(self, *tags: Tag | str) -> int:
+        """Drop what the functions with one of these tags have stored, in this process. Returns how many functions."""
+        return self._client.invalidate(*tags)
 
     def fresh(self) -> contextlib.AbstractContextManager[None]:
         """Calls inside, on this thread, run the function, and neither read nor write the cache."""

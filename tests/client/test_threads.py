@@ -147,7 +147,7 @@ def test_a_barrier_passes_or_says_what_is_missing(fake_relay: FakeRelay) -> None
         client.barrier()
         fake_relay.lose_source()
         with pytest.raises(BarrierTimeout, match="source"):
-            client.barrier(0.05)
+            client.barrier(timeout=0.05)
 
 
 def test_a_relay_that_is_not_there_raises_and_leaves_no_thread(fake_relay: FakeRelay) -> None:

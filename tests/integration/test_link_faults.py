@@ -59,7 +59,7 @@ class AsyncReader:
         await self._client.wait_live(LIMIT_S)
 
     async def barrier(self) -> None:
-        await self._client.barrier(LIMIT_S)
+        await self._client.barrier(timeout=LIMIT_S)
 
 
 class SyncReader:
@@ -86,7 +86,7 @@ class SyncReader:
         await asyncio.to_thread(self._client.wait_live, LIMIT_S)
 
     async def barrier(self) -> None:
-        await asyncio.to_thread(self._client.barrier, LIMIT_S)
+        await asyncio.to_thread(self._client.barrier, timeout=LIMIT_S)
 
 
 class Scene:

@@ -70,7 +70,7 @@ class Scene:
         assert self.client.status.reconnects == 0, "the link to the relay had no part in it"
         assert await self.cached(1) == await self.users.version_now(1)
         await self.users.change(1)
-        await self.client.barrier(LIMIT_S)
+        await self.client.barrier(timeout=LIMIT_S)
         assert await self.cached(1) == await self.users.version_now(1)
 
 

@@ -3,6 +3,9 @@
 A barrier holds for the connection it was sent on, because only there its answer is queued behind the events. When the
 connection is lost each waiting barrier is sent anew on the next one, behind everything that was replayed.
 
+A barrier on a token waits for one transaction, so nobody shares it. When the relay can not know the token any more, the
+answer is LOST, and a barrier without it takes its place: the caller's COMMIT has returned by then, or he would not ask.
+
 Bound: SENT_LIMIT requests are under way at once. Those that come while it is reached share one further request, sent
 when an answer makes room: it starts later than each of them, so its answer holds for all.
 """
@@ -11,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pgcachewatch.errors import BarrierTimeout, ConnectionFailed
 from pgcachewatch.protocol.client_session import Rejected
 
 SENT_LIMIT = 8
+TOKEN_LOST = "token_lost"
 RETRY_AFTER_S = 0.1
 IDS_FROM = 2**20  # subscriptions count from 1 and end at far less
 REMEDIES = {
@@ -26,15 +31,24 @@ REMEDIES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OnToken:
+    """One barrier on a token. `landed` is False when the token is lost."""
+
+    token: str
+    landed: asyncio.Future[bool]
+
+
 class Barriers:
     """`send` puts a barrier with this id on the open connection and says whether there was one."""
 
-    def __init__(self, send: Callable[[int], bool], missing: Callable[[], str]) -> None:
+    def __init__(self, send: Callable[[int, str | None], bool], missing: Callable[[], str]) -> None:
         self._send = send
         self._missing = missing
         self._last_id = IDS_FROM
         self._failed_by: BaseException | None = None
         self._sent: dict[int, asyncio.Future[None]] = {}
+        self._on_tokens: dict[int, OnToken] = {}
         self._next: asyncio.Future[None] | None = None  # shared by those that could not be sent yet
 
     async def wait(self, *, timeout_s: float) -> None:
@@ -47,13 +61,39 @@ class Barriers:
                 # Shielded: others may wait for the same one.
                 await asyncio.shield(future)
         except TimeoutError:
-            missing = self._missing()
-            raise BarrierTimeout(
-                f"the barrier did not pass within {timeout_s:g} s: no {missing} yet; {REMEDIES[missing]}",
-                missing=missing,
-            ) from None
+            raise self._timed_out(timeout_s) from None
+
+    async def wait_for_token(self, token: str, *, timeout_s: float) -> None:
+        """Returns when the transaction that notified `token` was applied. Raises as `wait` does."""
+        if self._failed_by is not None:
+            raise self._failed_by
+        waiting = OnToken(token, asyncio.get_running_loop().create_future())
+        self._ask(waiting)
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not await waiting.landed:
+                    await asyncio.shield(self._start())
+        except TimeoutError:
+            raise self._timed_out(timeout_s) from None
+        finally:
+            self._on_tokens = {key: one for key, one in self._on_tokens.items() if one is not waiting}
+
+    def _timed_out(self, timeout_s: float) -> BarrierTimeout:
+        missing = self._missing()
+        return BarrierTimeout(
+            f"the barrier did not pass within {timeout_s:g} s: no {missing} yet; {REMEDIES[missing]}", missing=missing
+        )
+
+    def _ask(self, waiting: OnToken) -> None:
+        self._last_id += 1
+        self._on_tokens[self._last_id] = waiting
+        self._send(self._last_id, waiting.token)
 
     def passed(self, identity: int) -> None:
+        waiting = self._on_tokens.pop(identity, None)
+        if waiting is not None:
+            _land(waiting, True)
+            return
         future = self._sent.pop(identity, None)
         if future is not None and not future.done():
             future.set_result(None)
@@ -61,6 +101,10 @@ class Barriers:
 
     def rejected(self, rejected: Rejected) -> bool:
         """False when the id is no barrier's."""
+        waiting = self._on_tokens.pop(rejected.id, None) if rejected.id is not None else None
+        if waiting is not None:
+            self._rejected_token(waiting, rejected)
+            return True
         future = self._sent.pop(rejected.id, None) if rejected.id is not None else None
         if future is None:
             return False
@@ -69,14 +113,34 @@ class Barriers:
             self._join_next(future)
             asyncio.get_running_loop().call_later(delay_s, self._send_next)
         elif not future.done():
-            future.set_exception(
-                ConnectionFailed(f"the relay refused the barrier: {rejected.code}: {rejected.message}")
-            )
+            future.set_exception(_refusal(rejected))
             self._consume(future)
         return True
 
-    def connected(self) -> None:
-        """A new connection is welcomed: nothing sent before will be answered, and what waits can go."""
+    def _rejected_token(self, waiting: OnToken, rejected: Rejected) -> None:
+        if rejected.code == TOKEN_LOST:
+            _land(waiting, False)
+        elif rejected.may_retry:
+            delay_s = max(RETRY_AFTER_S, (rejected.after_ms or 0.0) / 1000)
+            asyncio.get_running_loop().call_later(delay_s, self._ask_again, waiting)
+        elif not waiting.landed.done():
+            waiting.landed.set_exception(_refusal(rejected))
+
+    def _ask_again(self, waiting: OnToken) -> None:
+        if not waiting.landed.done():
+            self._ask(waiting)
+
+    def connected(self, *, is_resumed: bool = False) -> None:
+        """A new connection is welcomed: nothing sent before will be answered, and what waits can go.
+
+        Not resumed: this relay may never have heard the tokens.
+        """
+        on_tokens, self._on_tokens = list(self._on_tokens.values()), {}
+        for waiting in on_tokens:
+            if is_resumed:
+                self._ask(waiting)
+            else:
+                _land(waiting, False)
         for future in list(self._sent.values()):
             self._join_next(future)
         self._sent.clear()
@@ -88,6 +152,9 @@ class Barriers:
         waiting = [*self._sent.values(), *([self._next] if self._next else [])]
         self._sent.clear()
         self._next = None
+        for one in self._on_tokens.values():
+            if not one.landed.done():
+                one.landed.set_exception(error)
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
@@ -106,7 +173,7 @@ class Barriers:
         if future is None or len(self._sent) >= SENT_LIMIT:
             return
         self._last_id += 1
-        if self._send(self._last_id):
+        if self._send(self._last_id, None):
             self._sent[self._last_id] = future
             self._next = None
 
@@ -134,3 +201,12 @@ class Barriers:
     def _consume(future: asyncio.Future[None]) -> None:
         """A waiter that gave up must not make asyncio complain of an exception nobody saw."""
         future.exception()
+
+
+def _land(waiting: OnToken, is_known: bool) -> None:
+    if not waiting.landed.done():
+        waiting.landed.set_result(is_known)
+
+
+def _refusal(rejected: Rejected) -> ConnectionFailed:
+    return ConnectionFailed(f"the relay refused the barrier: {rejected.code}: {rejected.message}")

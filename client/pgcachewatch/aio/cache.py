@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgcachewatch.aio.fills import CacheOptions, Fills
@@ -64,12 +64,18 @@ class CachedFunction(Protocol[P, R_co]):
 
     def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
 
+    def cache_parameters(self) -> dict[str, Any]: ...
+
 
 def new_store(
-    trust: Lease, *, scopes: Iterable[Scope] = (EVERYTHING,), maxsize: int = DEFAULT_MAXSIZE
+    trust: Lease,
+    *,
+    scopes: Iterable[Scope] = (EVERYTHING,),
+    maxsize: int = DEFAULT_MAXSIZE,
+    late_dimensions: Collection[int] = (),
 ) -> Store[Any, Any]:
     """A store that several threads may use. Any: what it holds is decided by the function it is given to."""
-    return Store(trust, scopes=scopes, maxsize=maxsize, lock=threading.RLock())
+    return Store(trust, scopes=scopes, maxsize=maxsize, lock=threading.RLock(), late_dimensions=late_dimensions)
 
 
 @overload
@@ -141,11 +147,13 @@ def _finished(wrapper: Callable[..., Any], function: Callable[..., Any], fills: 
         return store.forget(keys.of(args, kwargs))
 
     def contains(*args: Any, **kwargs: Any) -> bool:
-        return store.lookup(keys.of(args, kwargs)) is not None
+        entry = store.lookup(keys.of(args, kwargs))
+        return entry is not None and fills.options.clock() < entry.until
 
     done: Any = wrapper  # Any: attributes of a function
     done.cache_info = store.info
     done.cache_clear = store.flush
     done.cache_invalidate = invalidate
     done.cache_contains = contains
+    done.cache_parameters = lambda: {"maxsize": store.maxsize, "typed": True, **fills.options.declared}
     return cast("CachedFunction[..., Any]", done)

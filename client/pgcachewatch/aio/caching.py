@@ -8,18 +8,23 @@ Bound: `maxsize` entries for each function.
 
 from __future__ import annotations
 
+import copy as copying
+import dataclasses
+import datetime
 import functools
+import re
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterable, Sequence
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 from pgcachewatch.aio.cache import CachedFunction, cached, new_store
 from pgcachewatch.aio.fills import CacheOptions
 from pgcachewatch.aio.taps import Tap
 from pgcachewatch.aio.watch import CacheReader, Watch
-from pgcachewatch.core.store import DEFAULT_MAXSIZE
-from pgcachewatch.core.subscriptions import table_scopes
-from pgcachewatch.core.trust import Trust
+from pgcachewatch.core.dependencies import Row, Rows, Table, Tag, declared
+from pgcachewatch.core.store import DEFAULT_MAXSIZE, Store
+from pgcachewatch.core.subscriptions import Wish, dimension_place, table_scopes
+from pgcachewatch.core.trust import FOREVER, Trust
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import Scope
 from pgcachewatch.strategies import EventStrategy, Observer
@@ -33,16 +38,26 @@ R = TypeVar("R")
 class CacheKeywords(TypedDict, total=False):
     """Options of `client.cache`.
 
-    `strategy`: Greedy, Windowed or Timed, which says what of the changes matters, instead of every one.
-    `tables`: what the results depend on, as SQL writes names (`users`, `public.orders`, `"Order.Lines"`); none means
-    everything on the client's channels. `maxsize`: entries kept. `name`: for logs. `on_disconnect`: overrides the
-    client's. `ignore`: names of arguments that do not tell two calls apart. `key`: computes from the arguments what
-    does.
+    What the results depend on: `rows`, `Row("users", id="user_id")`, one or several (core/dependencies.py); `tables`,
+    as SQL writes names (`users`, `public.orders`, `"Order.Lines"`); and in addition `tags`, which the program itself
+    invalidates. No rows and no tables mean everything on the client's channels. `strategy`: Greedy, Windowed or Timed,
+    which says what of the changes matters, instead of every one.
+
+    `maxsize`: entries kept. `ttl`: how long one lives at most: seconds, a timedelta, or "90s", "10m", "2h", "1d".
+    `store_none` False: None is not stored. `store_if`: is asked of each result whether it is. `copy`: "deep", or a
+    function; each caller gets a copy of its own. `ignore`: names of arguments that do not tell two calls apart. `key`:
+    computes from the arguments what does. `on_disconnect`: overrides the client's. `name`: for logs.
     """
 
     strategy: EventStrategy | None
-    tables: Collection[str]
+    rows: Row | Collection[Row]
+    tables: Collection[Table | str]
+    tags: Collection[Tag | str]
     maxsize: int
+    ttl: float | datetime.timedelta | str | None
+    store_none: bool
+    store_if: Callable[[Any], bool] | None
+    copy: Literal["deep"] | Callable[[Any], Any] | None
     name: str | None
     on_disconnect: OnDisconnect | None
     ignore: Collection[str]
@@ -87,40 +102,36 @@ class Caching:
         self._on_loop = on_loop
         self._soon = soon
         self._taps: weakref.WeakKeyDictionary[Observer, Tap] = weakref.WeakKeyDictionary()
+        self._tagged: dict[str, weakref.WeakSet[Store[Any, Any]]] = {}
 
-    def decorator(
-        self,
-        *,
-        strategy: EventStrategy | None = None,
-        tables: Collection[str] = (),
-        maxsize: int = DEFAULT_MAXSIZE,
-        name: str | None = None,
-        on_disconnect: OnDisconnect | None = None,
-        ignore: Collection[str] = (),
-        key: Callable[..., Hashable] | None = None,
-    ) -> Callable[[Callable[..., Any]], CachedFunction[..., Any]]:
+    def decorator(self, **keywords: Unpack[CacheKeywords]) -> Callable[[Callable[..., Any]], CachedFunction[..., Any]]:
         """A decorator with these options. Raises ConfigurationError for what can not work."""
-        scopes = table_scopes(tables, self._channels)
-        mode = on_disconnect or self._on_disconnect
-        check(mode in get_args(OnDisconnect), "on_disconnect", mode, f"use one of {get_args(OnDisconnect)}")
-        tap = None if strategy is None else self._tap_of(strategy, scopes)
-        options = CacheOptions(
-            on_unfresh=mode,
-            staleness_s=self._watch.freshness.staleness_s,
-            bypass=self._is_bypassed,
-            clock=self._clock,
-            ignore=ignore,
-            key=key,
+        strategy = keywords.get("strategy")
+        wanted = declared(
+            rows=keywords.get("rows", ()), tables=keywords.get("tables", ()), tags=keywords.get("tags", ())
         )
+        check(strategy is None or not wanted.rows, "rows", wanted.rows, "a strategy judges whole tables: use tables=")
+        has_scopes = bool(wanted.tables) or not wanted.rows
+        scopes = table_scopes(wanted.tables, self._channels) if has_scopes else []
+        tap = None if strategy is None else self._tap_of(strategy, scopes)
+        options = self._options(keywords)
 
         def decorate(function: Callable[..., Any]) -> CachedFunction[..., Any]:
+            rows = Rows(wanted.rows, function) if wanted.rows else None
             trust = Trust()
-            store = new_store(trust, scopes=scopes, maxsize=maxsize)
-            wrapper = cached(function, store, options)
-            label = name or str(getattr(function, "__qualname__", function))
-            reader = CacheReader(store, trust, watch=self._watch, label=label)
+            store = new_store(
+                trust,
+                scopes=scopes,
+                maxsize=keywords.get("maxsize", DEFAULT_MAXSIZE),
+                late_dimensions=rows.late_dimensions if rows else (),
+            )
+            wrapper = cached(function, store, dataclasses.replace(options, rows=rows))
+            label = keywords.get("name") or str(getattr(function, "__qualname__", function))
+            reader = CacheReader(store, trust, watch=self._watch, label=label, rows=rows)
+            for tag in wanted.tags:
+                self._tagged.setdefault(tag, weakref.WeakSet()).add(store)
             if strategy is None or tap is None:
-                self._serve(reader, scopes, wrapper)
+                self._serve(reader, self._wishes(scopes, rows), wrapper)
             else:
                 strategy.watch(store)
                 self._serve_tapped(reader, tap, strategy, wrapper)
@@ -128,17 +139,49 @@ class Caching:
 
         return decorate
 
+    def invalidate(self, tags: Iterable[Tag | str]) -> int:
+        """Flush the functions that have one of these tags. Returns how many."""
+        names = declared(tags=tuple(tags)).tags
+        stores = {id(store): store for name in names for store in self._tagged.get(name, ())}
+        for store in stores.values():
+            store.flush()
+        return len(stores)
+
+    def _options(self, keywords: CacheKeywords) -> CacheOptions:
+        mode = keywords.get("on_disconnect") or self._on_disconnect
+        check(mode in get_args(OnDisconnect), "on_disconnect", mode, f"use one of {get_args(OnDisconnect)}")
+        return CacheOptions(
+            on_unfresh=mode,
+            staleness_s=self._watch.freshness.staleness_s,
+            bypass=self._is_bypassed,
+            clock=self._clock,
+            ignore=keywords.get("ignore", ()),
+            key=keywords.get("key"),
+            ttl_s=_seconds(keywords.get("ttl")),
+            is_kept=_is_kept(store_none=keywords.get("store_none", True), store_if=keywords.get("store_if")),
+            copy=copying.deepcopy if keywords.get("copy") == "deep" else _function("copy", keywords.get("copy")),
+            declared={name: value for name, value in keywords.items() if name not in ("maxsize", "strategy")},
+        )
+
+    def _wishes(self, scopes: Sequence[Scope], rows: Rows | None) -> list[Wish]:
+        """What a cache wants to be told: of a table, one item an event; of rows, which."""
+        wishes = [Wish(scope, columns=()) for scope in scopes]
+        for dimension in rows.dimensions if rows else ():
+            schema, table, columns = dimension_place(dimension)
+            wishes += [Wish(Scope(channel, table, schema), columns=columns) for channel in self._channels]
+        return wishes
+
     def attach(self, observer: Observer, scopes: Sequence[Scope] | None = None) -> None:
         """Hand every event on the client's channels to `observer`, which is held weakly."""
         self._open_tap(observer, Tap(observer, clock=self._clock, is_healthy=self._is_healthy), scopes)
 
-    def _serve(self, reader: CacheReader, scopes: Sequence[Scope], wrapper: object) -> None:
+    def _serve(self, reader: CacheReader, wishes: Sequence[Wish], wrapper: object) -> None:
         """Subscribe for a cache, for as long as its wrapper lives."""
         watch = self._watch
         watch.add_cache(reader)
 
         def add() -> None:
-            watch.subscriptions.add(reader, scopes)
+            watch.subscriptions.add_wishes(reader, wishes)
             watch.wants_changed()
 
         def remove() -> None:
@@ -192,6 +235,42 @@ class Caching:
         self._taps[observer] = tap
         self._on_loop(add)
         weakref.finalize(observer, self._soon, remove).atexit = False
+
+
+def _is_kept(*, store_none: bool, store_if: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
+    """What decides of a result whether it is stored; None when each is."""
+    if store_none and store_if is None:
+        return None
+    asked = _function("store_if", store_if)
+
+    def is_kept(value: Any) -> bool:  # Any: whatever the function returns
+        return (store_none or value is not None) and (asked is None or bool(asked(value)))
+
+    return is_kept
+
+
+def _function(name: str, value: Any) -> Callable[[Any], Any] | None:  # Any: what a user gave
+    check(value is None or callable(value), name, value, "give a function of the result")
+    return cast("Callable[[Any], Any] | None", value)
+
+
+_TTL = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+def _seconds(ttl: float | datetime.timedelta | str | None) -> float:
+    """A time to live in seconds; infinite for None."""
+    remedy = 'give seconds above 0, a timedelta, or a text such as "90s", "10m", "2h", "1d"'
+    if ttl is None:
+        return FOREVER
+    if isinstance(ttl, str):
+        found = _TTL.fullmatch(ttl.strip())
+        check(found is not None, "ttl", ttl, remedy)
+        seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
+    else:
+        seconds = ttl.total_seconds() if isinstance(ttl, datetime.timedelta) else float(ttl)
+    check(seconds > 0, "ttl", ttl, remedy)
+    return seconds
 
 
 def check(is_fine: bool, what: str, value: object, remedy: str) -> None:

@@ -19,6 +19,7 @@ import contextvars
 import datetime
 import logging
 import random
+import secrets
 import ssl as tls
 import threading
 import time
@@ -35,7 +36,9 @@ from pgcachewatch.aio.events import EventStream, Feed, closed_error
 from pgcachewatch.aio.watch import Watch
 from pgcachewatch.aio.websocket import endpoint, websocket_links
 from pgcachewatch.core.backoff import Backoff
+from pgcachewatch.core.dependencies import Tag
 from pgcachewatch.core.subscriptions import table_scopes
+from pgcachewatch.core.tokens import BarrierToken
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, Position, Scope
 from pgcachewatch.protocol import messages
@@ -65,7 +68,8 @@ class Status:
     `state` is "cold" before the first proof of freshness, "live" while a proof is younger than the staleness bound and
     the link stands, "suspect" otherwise: then hits go on for `lease_left_s` and no longer. `gaps` counts the times
     continuity broke, `resumes` the reconnects that kept the caches warm. `refusals` are requests the relay declined,
-    newest last: the caches that need them run their functions for every call.
+    newest last: the caches that need them run their functions for every call. `notices` are what it finds odd in them,
+    such as a table that does not exist.
     """
 
     state: Literal["cold", "live", "suspect"]
@@ -79,6 +83,7 @@ class Status:
     url: str
     last_error: PGCacheWatchError | None
     refusals: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def connect(
@@ -277,6 +282,7 @@ class Client:
             url=self._connection.url,
             last_error=watch.last_error,
             refusals=tuple(watch.refusals),
+            notices=tuple(watch.notices),
         )
 
     def connection_healthy(self) -> bool:
@@ -288,12 +294,39 @@ class Client:
         watch = self._watch
         await self._at_home(lambda: watch.until(lambda: watch.is_live, timeout_s=timeout), "wait_live")
 
-    async def barrier(self, timeout: float = 5.0) -> None:
+    async def barrier(self, token: BarrierToken | str | None = None, *, timeout: float = 5.0) -> None:
         """After this, every hit in this process contains each transaction whose COMMIT returned before the call (G3).
 
-        Raises BarrierTimeout, which says what is missing, after `timeout` seconds.
+        With a `token`: the transaction that it was taken in, whoever committed it, also when that happens later. It
+        costs no round trip when the transaction was applied already. Raises BarrierTimeout, which says what is missing,
+        after `timeout` seconds.
         """
-        await self._at_home(lambda: self._watch.barriers.wait(timeout_s=timeout), "barrier")
+        barriers = self._watch.barriers
+        if isinstance(token, str):
+            token = BarrierToken.parse(token)
+        position = self._watch.position
+        if token is None or position is None or token.epoch != position.epoch:
+            await self._at_home(lambda: barriers.wait(timeout_s=timeout), "barrier")
+        else:
+            nonce = token.nonce
+            await self._at_home(lambda: barriers.wait_for_token(nonce, timeout_s=timeout), "barrier")
+
+    def new_token(self) -> BarrierToken:
+        """A token, for a driver that `token` does not know: execute its `statement` inside the transaction."""
+        position = self._watch.position
+        return BarrierToken(secrets.token_hex(16), position.epoch if position else "")
+
+    async def token(self, connection: Any) -> BarrierToken:  # Any: connections of four libraries share no type
+        """A token for the transaction that `connection` is in: await it inside, and `barrier(token)` after the commit.
+
+        `connection` is asyncpg's or psycopg's, or an AsyncConnection or AsyncSession of SQLAlchemy.
+        """
+        token = self.new_token()
+        if hasattr(connection, "sync_session"):
+            connection = await connection.connection()
+        execute = getattr(connection, "exec_driver_sql", None) or connection.execute
+        await execute(token.statement)
+        return token
 
     # --- caches
 
@@ -318,6 +351,13 @@ class Client:
         self._check_open("cache")
         decorate = self._caching.decorator(**options)
         return decorate if function is None else decorate(function)
+
+    def invalidate(self, *tags: Tag | str) -> int:
+        """Drop what the functions with one of these tags have stored, in this process. Returns how many functions.
+
+        For changes that no event tells of. May be called from any thread.
+        """
+        return self._caching.invalidate(tags)
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:

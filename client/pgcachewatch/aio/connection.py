@@ -151,12 +151,12 @@ class Connection:
             return "open"
         return "connection" if self._life is None or self._life.link is None else "welcome"
 
-    def barrier(self, identity: int) -> bool:
+    def barrier(self, identity: int, token: str | None = None) -> bool:
         """Send a barrier. False when there is no welcomed connection to send it on."""
         session = self.session
         if session is None or self._life is None:
             return False
-        self._life.send(session.barrier(identity))
+        self._life.send(session.barrier(identity, token))
         return True
 
     def reconcile(self) -> None:

@@ -12,6 +12,8 @@ When freshness is not proven, the options decide:
 - "raise": NotFresh.
 
 A value is returned only if it can be returned again: a generator or an awaitable is refused with ConfigurationError.
+A call whose rows can not be told (a value that its column can not hold, a function of the user's that raises) runs the
+function for its caller alone, because no event could find what it stored.
 Bound: the callers.
 """
 
@@ -19,14 +21,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
 from pgcachewatch.aio.flight import Flight, may_wait
+from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.keys import Arguments, DoesNotBind, Keys, Keywords
+from pgcachewatch.core.keytext import Unmatchable
 from pgcachewatch.core.store import Entry, Fill, Store
+from pgcachewatch.core.trust import FOREVER
 from pgcachewatch.errors import ConfigurationError, NotFresh
 
 logger = logging.getLogger("pgcachewatch")
@@ -34,6 +40,7 @@ logger = logging.getLogger("pgcachewatch")
 R = TypeVar("R")
 F = TypeVar("F", bound=Flight[Any])
 
+NO_KEYWORDS: Keywords = MappingProxyType({})
 OnUnfresh = Literal["call", "share", "bypass", "stale", "raise"]
 Statistics = Callable[[Literal["hit", "miss"]], object]
 
@@ -46,7 +53,9 @@ class CacheOptions:
     and miss; joining a running fill is a hit. `bypass` is asked on the slow path only, whether this call wants to run
     the function (see Trust.hold). `has_hit_path` False sends each call through the slow path, for a trust that must be
     asked exactly once per call. `clock` is the one the trust's deadline is on, in seconds. `ignore` and `key` decide
-    what tells two calls apart.
+    what tells two calls apart. `rows` are the row dependencies. An entry lives `ttl_s` at most; a value for which
+    `is_kept` is False is not stored; `copy` makes what each caller gets, and what is stored, its own. `declared` is
+    what `cache_parameters()` tells beside `maxsize`.
     """
 
     on_unfresh: OnUnfresh = "share"
@@ -57,6 +66,16 @@ class CacheOptions:
     clock: Callable[[], float] = monotonic
     ignore: Collection[str] = ()
     key: Callable[..., Hashable] | None = None
+    rows: Rows | None = None
+    ttl_s: float = FOREVER
+    is_kept: Callable[[Any], bool] | None = None
+    copy: Callable[[Any], Any] | None = None
+    declared: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """True when a hit is nothing but the stored value itself."""
+        return self.has_hit_path and self.copy is None and self.ttl_s == FOREVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +96,8 @@ class Join(Generic[F]):
 class Await(Generic[F]):
     """Wait for the end of this flight, take nothing from it, and decide again.
 
-    It was overtaken: its value may be older than one that was already returned. To start another run beside it would
-    only let it overtake that one in turn, and so on for as long as calls overlap.
+    It is closed: its value may be older than one that was already returned, or than a change that was applied. To start
+    another run beside it would only let it overtake that one in turn, and so on for as long as calls overlap.
     """
 
     flight: F
@@ -129,26 +148,31 @@ class Fills(Generic[F]):
         if (
             entry is None
             or not self.options.has_hit_path
-            or not trust.deadline > self.options.clock() < store.horizon
+            or not trust.deadline > self.options.clock() < min(store.horizon, entry.until)
             or store.lookup(key) is not entry
         ):
             return None
         entry.hits += 1
         return entry
 
-    def decide(self, key: Hashable, now: float) -> Entry[Any] | Join[F] | Lead[F] | Await[F] | RunAlone:
-        """What this call does. Raises NotFresh."""
+    def decide(
+        self, key: Hashable, now: float, args: Arguments = (), kwargs: Keywords = NO_KEYWORDS
+    ) -> Entry[Any] | Join[F] | Lead[F] | Await[F] | RunAlone:
+        """What this call does. Raises NotFresh, and ConfigurationError for rows that do not exist."""
         store, options = self.store, self.options
         is_fresh = now < store.trust.lease
         store.expire(now)
+        types, rows = self._rows_of(args, kwargs)
         with store.lock:
             if is_fresh or options.on_unfresh == "stale":
                 entry = store.lookup(key)
-                if entry is not None:
+                if entry is not None and now < entry.until:
                     entry.hits += 1
                     return entry
             if not is_fresh:
                 store.stats.bypasses += 1
+                if options.rows is not None and options.rows.problem:
+                    raise ConfigurationError(f"{self.keys.name} can not be cached: {options.rows.problem}")
                 if options.on_unfresh in ("call", "bypass"):
                     return RUN_ALONE
                 if options.on_unfresh == "raise":
@@ -156,9 +180,11 @@ class Fills(Generic[F]):
                         f"{self.keys.name} can not be served: freshness is not proven at this moment; try again, or "
                         'declare it with on_disconnect="share" to run the function instead'
                     )
-            return self._join_or_lead(key, now, is_fresh=is_fresh)
+            if rows is None or (options.rows is not None and types is not options.rows.types):
+                return RUN_ALONE
+            return self._join_or_lead(key, now, rows, is_fresh=is_fresh)
 
-    def finish(self, fill: Fill[F], value: Any) -> None:
+    def finish(self, fill: Fill[F], value: Any, args: Arguments = (), kwargs: Keywords = NO_KEYWORDS) -> None:
         """The function returned. Raises ConfigurationError for a value that can be read only once."""
         if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
             if inspect.iscoroutine(value):
@@ -167,9 +193,15 @@ class Fills(Generic[F]):
                 f"{self.keys.name} returned a {type(value).__name__}, which can be read only once and not be cached; "
                 "return what it yields or resolves to instead, from an async def if need be"
             )
+        stored, rows = self._to_store(value, args, kwargs)
         with self.store.lock:
-            self.store.finish(fill, value)
+            fill.is_storable &= rows is not None
+            self.store.finish(fill, stored, rows=rows or (), until=self.options.clock() + self.options.ttl_s)
             fill.run.land(value)
+
+    def handed(self, value: Any) -> Any:
+        """What a caller gets of a value that others get too."""
+        return value if self.options.copy is None else self.options.copy(value)
 
     def fail(self, fill: Fill[F], error: BaseException, *, is_outcome: bool) -> None:
         """The function raised. `is_outcome` False: it was stopped, and this is not what it had to say."""
@@ -212,20 +244,49 @@ class Fills(Generic[F]):
     def _observe_hit(self) -> None:
         self.observe("hit")
 
-    def _join_or_lead(self, key: Hashable, now: float, *, is_fresh: bool) -> Join[F] | Lead[F] | Await[F] | RunAlone:
+    def _rows_of(self, args: Arguments, kwargs: Keywords) -> tuple[object, list[RowKey] | None]:
+        """The rows this call depends on, as far as they are known; None when they can not be told. With their types."""
+        rows = self.options.rows
+        if rows is None:
+            return None, []
+        types = rows.types
+        try:
+            return types, rows.of_call(args, kwargs)
+        except Unmatchable as reason:
+            self.report(f"telling rows by arguments ({reason})", reason)
+        except Exception as error:
+            self.report("telling rows by arguments", error)
+        return types, None
+
+    def _to_store(self, value: Any, args: Arguments, kwargs: Keywords) -> tuple[Any, list[RowKey] | None]:
+        """What is stored of a value, and the rows that only it tells; None when it is not to be stored."""
+        options = self.options
+        try:
+            if options.is_kept is not None and not options.is_kept(value):
+                return value, None
+            rows = [] if options.rows is None else options.rows.of_result(args, kwargs, value)
+            return self.handed(value), rows
+        except Exception as error:
+            self.report("looking at a result", error)
+            return value, None
+
+    def _join_or_lead(
+        self, key: Hashable, now: float, rows: list[RowKey], *, is_fresh: bool
+    ) -> Join[F] | Lead[F] | Await[F] | RunAlone:
         store = self.store
         fill = store.current(key)
         if fill is not None and self.is_gone(fill.run):
             fill.run.abandon()
             fill = None
-        if fill is not None and (is_fresh or fill.is_overtaken or now - fill.started_s <= self.options.staleness_s):
+        is_closed = fill is not None and store.is_closed(fill)
+        if fill is not None and (is_fresh or is_closed or now - fill.started_s <= self.options.staleness_s):
             if not may_wait(fill.run.node):
                 return RUN_ALONE
-            if fill.is_overtaken:
+            if is_closed:
                 return Await(fill.run)
             store.stats.joins += is_fresh
             return Join(fill.run)
         store.stats.misses += is_fresh
-        fill = store.begin(key, now=now, run=self.new_flight(), is_storable=is_fresh)
+        fill = store.begin(key, now=now, run=self.new_flight(), is_storable=is_fresh, rows=rows)
         may_wait(fill.run.node)
         return Lead(fill)

@@ -26,7 +26,7 @@ MISSING: Any = object()  # Any: stands where an argument of any type can be
 
 def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
     """The `async def` in front of `call`, the slow path."""
-    if not fills.options.has_hit_path:
+    if not fills.options.is_plain:
         return _asked_async(call)
     store, trust, entries, plain = fills.store, fills.store.trust, fills.store.entries, PLAIN
     observe, quick, now = fills.observe_hit, fills.quick, fills.options.clock
@@ -88,7 +88,7 @@ def asynchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
 
 def synchronous(fills: Fills[Any], call: Call) -> Callable[..., Any]:
     """The `def` in front of `call`, the slow path."""
-    if not fills.options.has_hit_path:
+    if not fills.options.is_plain:
         return _asked(call)
     store, trust, entries, plain = fills.store, fills.store.trust, fills.store.entries, PLAIN
     observe, quick, now = fills.observe_hit, fills.quick, fills.options.clock

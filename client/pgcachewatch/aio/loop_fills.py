@@ -40,11 +40,11 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
         """What the hit path could not answer. Ends with the function's outcome, or the caller's cancellation."""
         key = self.key_of(args, kwargs)
         while not isinstance(key, RunAlone):
-            decision = self.served(key) or self.decide(key, self.options.clock())
+            decision = self.served(key) or self.decide(key, self.options.clock(), args, kwargs)
             match decision:
                 case Entry():
                     self.observe("hit")
-                    return cast("R", decision.value)
+                    return cast("R", self.handed(decision.value))
                 case RunAlone():
                     break
                 case Lead():
@@ -59,7 +59,7 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
             try:
                 await self._land(flight)
                 if not isinstance(decision, Await):
-                    return flight.result()
+                    return cast("R", self.handed(flight.result()))
             except Abandoned:
                 continue
             finally:
@@ -80,7 +80,7 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
     async def _run(self, fill: Fill[LoopFlight[R]], args: Arguments, kwargs: Keywords) -> None:
         CURRENT.set(fill.run.node)
         try:
-            self.finish(fill, await self.function(*args, **kwargs))
+            self.finish(fill, await self.function(*args, **kwargs), args, kwargs)
         except BaseException as error:
             # Each call ends with the function's own outcome, whatever its class: see G8.
             task = asyncio.current_task()

@@ -29,11 +29,11 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
         """What the hit path could not answer. Ends with the function's outcome."""
         key = self.key_of(args, kwargs)
         while not isinstance(key, RunAlone):
-            decision = self.served(key) or self.decide(key, self.options.clock())
+            decision = self.served(key) or self.decide(key, self.options.clock(), args, kwargs)
             match decision:
                 case Entry():
                     self.observe("hit")
-                    return cast("R", decision.value)
+                    return cast("R", self.handed(decision.value))
                 case RunAlone():
                     break
                 case Lead():
@@ -47,7 +47,7 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
             try:
                 flight.landed.wait()
                 if not isinstance(decision, Await):
-                    return flight.result()
+                    return cast("R", self.handed(flight.result()))
             except Abandoned:
                 continue
             finally:
@@ -61,7 +61,7 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
         try:
             self.observe("miss")  # inside: should it be interrupted, nobody may wait for a fill that does not run
             value = self.function(*args, **kwargs)
-            self.finish(fill, value)
+            self.finish(fill, value, args, kwargs)
         except BaseException as error:
             fill.run.take_error()
             self.fail(fill, error, is_outcome=not isinstance(error, KeyboardInterrupt))

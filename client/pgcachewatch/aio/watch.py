@@ -21,10 +21,11 @@ from typing import Protocol, assert_never
 
 from pgcachewatch.aio.barriers import Barriers
 from pgcachewatch.aio.connection import Connection
+from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.freshness import Freshness
-from pgcachewatch.core.subscriptions import Subscriptions
+from pgcachewatch.core.subscriptions import Subscriptions, dimension_place, row_place
 from pgcachewatch.core.trust import NEVER, Trust
-from pgcachewatch.errors import ConnectionFailed, NotFresh, PGCacheWatchError, Refused
+from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError, Refused
 from pgcachewatch.models import EVERYTHING, Gap, Position
 from pgcachewatch.protocol import client_session as deliveries
 from pgcachewatch.protocol import messages
@@ -34,6 +35,7 @@ logger = logging.getLogger("pgcachewatch")
 
 RETRY_REFUSED_S = 1.0  # when the relay refuses a subscription for now, and does not say for how long
 REFUSALS_KEPT = 20
+UNDECLARABLE = frozenset({"unknown_table", "unknown_column", "unusable_column"})  # err codes that a declaration earns
 
 
 class Flushed(Protocol):
@@ -44,24 +46,37 @@ class Flushed(Protocol):
     def flush(self) -> None:
         """Nothing stored or running may be served to a later caller. O(1), from any thread."""
 
+    def forget_row(self, row: RowKey) -> None:
+        """The same for what depends on this row."""
+
 
 class CacheReader:
-    """A cached function as a reader: any change of what it depends on flushes it."""
+    """A cached function as a reader: a change of a row drops what depends on the row, any other change flushes it."""
 
-    def __init__(self, store: Flushed, trust: Trust, *, watch: Watch, label: str) -> None:
+    def __init__(self, store: Flushed, trust: Trust, *, watch: Watch, label: str, rows: Rows | None = None) -> None:
         self.trust = trust
         self.is_live = False
         self._store = store
         self._watch = watch
         self._label = label
+        self._rows = rows
+        self._dimensions = {dimension_place(one): number for number, one in enumerate(rows.dimensions if rows else ())}
 
     def changed(self, change: deliveries.Change, sub: messages.Sub) -> None:
-        self._store.flush()
+        place = row_place(sub)
+        dimension = None if place is None else self._dimensions.get(place)
+        # While dark, runs may be under way that were begun before the types of the rows were known.
+        if dimension is None or change.key is None or not self.is_live:
+            self._store.flush()
+        else:
+            self._store.forget_row(RowKey(dimension, change.key))
 
     def lost(self, gap: Gap) -> None:
         self._store.flush()
 
     def became_live(self) -> None:
+        if self._rows is not None and not self._learn_types(self._rows):
+            return
         # Runs that began before may have read what changed while nobody was told: they must not be stored.
         self.is_live = True
         self._store.flush()
@@ -71,7 +86,20 @@ class CacheReader:
         self.is_live = False
         self._renew(NEVER)
 
+    def _learn_types(self, rows: Rows) -> bool:
+        told = self._watch.subscriptions.row_types(self)
+        types = [told.get(place) for place in self._dimensions]
+        known = tuple(each for each in types if each is not None)
+        if len(known) < len(types):
+            rows.problem = "the relay does not tell the types of its rows' columns; upgrade it, or use tables="
+            logger.error("%s: %s", self._label, rows.problem)
+            return False
+        rows.types, rows.problem = known, ""
+        return True
+
     def refused(self, error: PGCacheWatchError) -> None:
+        if self._rows is not None and isinstance(error, ConfigurationError):
+            self._rows.problem = str(error)
         logger.error("%s will run for every call: %s", self._label, error)
 
     def stopped(self, error: PGCacheWatchError) -> None:
@@ -112,6 +140,7 @@ class Watch:
         self.last_error: PGCacheWatchError | None = None
         self.stopped_by: PGCacheWatchError | None = None
         self.refusals: list[str] = []  # newest last
+        self.notices: list[str] = []  # likewise
         self.source_lost: str | None = None
         # Holding hits back and renewing a lease each write two fields of a Trust, and come from different threads.
         self.trust_lock = threading.Lock()
@@ -250,8 +279,7 @@ class Watch:
             case deliveries.Flush():
                 self._flush(delivery)
             case deliveries.Granted():
-                self.subscriptions.granted(delivery.id)
-                self._wake()
+                self._granted(delivery)
             case deliveries.BarrierPassed():
                 for reader in self.caches:
                     reader.barrier_passed()
@@ -273,7 +301,14 @@ class Watch:
             self.resumes += 1
         else:
             self.subscriptions.all_dark()
-        self.barriers.connected()
+        self.barriers.connected(is_resumed=opened.resumed)
+        self._wake()
+
+    def _granted(self, granted: deliveries.Granted) -> None:
+        if granted.notice is not None and granted.notice not in self.notices:
+            self.notices = [*self.notices, granted.notice][-REFUSALS_KEPT:]
+            logger.warning("%s", granted.notice)
+        self.subscriptions.granted(granted.id, granted.types)
         self._wake()
 
     def _flush(self, flush: deliveries.Flush) -> None:
@@ -293,7 +328,8 @@ class Watch:
         text = f"the relay refused: {rejected.code}: {rejected.message}"
         if self.barriers.rejected(rejected):
             return
-        self.last_error = ConnectionFailed(text)
+        is_declaration = rejected.code in UNDECLARABLE
+        self.last_error = ConfigurationError(rejected.message) if is_declaration else ConnectionFailed(text)
         self.refusals = [*self.refusals, text][-REFUSALS_KEPT:]
         if rejected.id is None or not self.subscriptions.refused(rejected.id, self.last_error, rejected.may_retry):
             logger.warning("%s", text)
@@ -314,8 +350,8 @@ class Watch:
             if condition() and not future.done():
                 future.set_result(None)
 
-    def _send_barrier(self, identity: int) -> bool:
-        return self._connection is not None and self._connection.barrier(identity)
+    def _send_barrier(self, identity: int, token: str | None) -> bool:
+        return self._connection is not None and self._connection.barrier(identity, token)
 
     def _missing(self, *, proof: bool = False) -> str:
         stage = self._connection.stage if self._connection is not None else "connection"

@@ -35,6 +35,10 @@ Quick = Callable[[Arguments], Hashable]
 NO_KEY = Token()  # no entry has it
 
 
+class Ignore:
+    """Marks a parameter that does not tell two calls apart: `session: Annotated[AsyncSession, Ignore]`."""
+
+
 class DoesNotBind(TypeError):
     """The function can not be called like this. Calling it tells the caller why."""
 
@@ -74,7 +78,7 @@ class Keys:
     ) -> None:
         self.name = getattr(function, "__qualname__", repr(function))
         self._signature = _signature(function, self.name)
-        self._ignored = _checked(ignore, self._signature, self.name)
+        self._ignored = _checked(ignore, self._signature, self.name) | _marked(function, self._signature)
         self._key = key
         self._identities = Identities()
         self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
@@ -234,6 +238,26 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
         return inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{name} has no signature to make keys from: {error}; wrap it in a def") from error
+
+
+def _marked(function: Callable[..., Any], signature: inspect.Signature) -> frozenset[str]:
+    """The parameters that are annotated with Ignore."""
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    return frozenset(
+        name
+        for name, parameter in signature.parameters.items()
+        if Ignore in getattr(_annotation(parameter.annotation, scope), "__metadata__", ())
+    )
+
+
+def _annotation(annotation: Any, scope: dict[str, Any]) -> Any:  # Any: what somebody wrote there
+    """What an annotation means. One by one: a name that is there for type checkers only must not hide the others."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, scope)
+    except Exception:
+        return annotation
 
 
 def _checked(ignore: Collection[str], signature: inspect.Signature, name: str) -> frozenset[str]:

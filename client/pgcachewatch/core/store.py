@@ -10,15 +10,19 @@ The rules, which are proof obligations (G1, G4, G6, G10):
   before it ended: so the entry goes, and that fill is neither stored nor joined by later calls. Else two calls, one
   after the other, could see a row go back (G5).
 - At most one current fill per key and generation. A fill that is no longer current changes nothing when it ends.
+- An entry that depends on rows is found by them (core/row_index.py): a change of one row drops what depends on it and
+  detaches its running fills, and touches nothing else. Rows that are known only from the result are held against what
+  changed since the run began. Until they are known a change of any row closes the fill to later callers, who wait for
+  its end and look again; it is stored if none of its own rows was among them.
 
 An entry is servable while its two generations are the current ones; whether freshness is proven at this instant is the
 trust's business. `horizon` is an instant at which everything must go by itself: a throttle that has seen an event sets
 it, so that nobody needs a timer.
 
-Bound: `maxsize` entries. When it is reached a hand sweeps over the entries, oldest first: one that was hit since the
-hand last passed stays, and one that was not, or that is dead anyway, goes. A hit costs one count. After a flush each
-new entry takes a few dead ones with it, so that their values do not wait for the store to fill up. Running fills are
-bounded by their callers.
+Bound: `maxsize` entries, and the index's own. When it is reached a hand sweeps over the entries, oldest first: one that
+was hit since the hand last passed stays, and one that was not, or that is dead anyway, goes. A hit costs one count.
+After a flush each new entry takes a few dead ones with it, so that their values do not wait for the store to fill up.
+Running fills are bounded by their callers.
 
 No clock and no lock of its own: `now` comes in, and so does the lock, when several threads use the store. Invalidations
 and counts take it themselves; reading and filling, which belong together, are done by a caller that holds it.
@@ -29,10 +33,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from pgcachewatch.core.dependencies import RowKey
+from pgcachewatch.core.row_index import RowIndex
 from pgcachewatch.core.trust import FOREVER, Lease
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import EVERYTHING, Scope
@@ -52,7 +58,7 @@ class Entry(Generic[V]):
     Read without a lock: who writes sets the value first and the generations last.
     """
 
-    __slots__ = ("gap", "generation", "hits", "kind", "seen", "value")
+    __slots__ = ("gap", "generation", "hits", "kind", "seen", "until", "value")
 
     def __init__(self, key: Hashable) -> None:
         # A tuple may spell out another type (core/frozen.py), so that an equal tuple of a caller's proves nothing.
@@ -61,18 +67,24 @@ class Entry(Generic[V]):
         self.generation = DEAD
         self.hits = 0
         self.seen = 0  # `hits` when the hand last passed
+        self.until = FOREVER  # the end of its time to live, for stores that have one
         self.value: V
 
-    def put(self, value: V, gap: int, generation: int) -> None:
+    def put(self, value: V, gap: int, generation: int, until: float = FOREVER) -> None:
         self.generation = DEAD
         self.value = value
+        self.until = until
         self.gap = gap
         self.generation = generation
 
 
 @dataclass(slots=True, eq=False)
 class Fill(Generic[R]):
-    """One run of the function for one key, with the token it took before. `run` belongs to the shell."""
+    """One run of the function for one key, with the token it took before. `run` belongs to the shell.
+
+    `is_closed`: later callers do not join it, because something it may be older than was returned or applied while it
+    ran. `since` is the count of row changes when it began, None when all its rows are known.
+    """
 
     key: Hashable
     gap: int
@@ -80,7 +92,8 @@ class Fill(Generic[R]):
     started_s: float
     is_storable: bool
     run: R
-    is_overtaken: bool = False  # another run of the key returned while this one ran: not for later callers
+    since: int | None = None
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +130,8 @@ class Stats:
 class Store(Generic[V, R]):
     """What one cached function has stored, and what of it may still be served.
 
-    `scopes` is what its results depend on: channels, tables, or everything. `lock` is a reentrant lock when more than
-    one thread uses the store.
+    `scopes` is what its results depend on as a whole: channels, tables, or everything. `lock` is a reentrant lock when
+    more than one thread uses the store. `late_dimensions` are those of rows that only a result tells.
 
     >>> from pgcachewatch.core.trust import Trust
     >>> store = Store(Trust(FOREVER), scopes=[Scope("c", "users")])
@@ -136,6 +149,7 @@ class Store(Generic[V, R]):
         "_fills",
         "_generations",
         "_order",
+        "_rows",
         "_swept_for",
         "_unswept",
         "entries",
@@ -155,6 +169,7 @@ class Store(Generic[V, R]):
         scopes: Iterable[Scope] = (EVERYTHING,),
         maxsize: int = DEFAULT_MAXSIZE,
         lock: contextlib.AbstractContextManager[object] | None = None,
+        late_dimensions: Collection[int] = (),
     ) -> None:
         if maxsize < 1:
             raise ConfigurationError(
@@ -171,6 +186,7 @@ class Store(Generic[V, R]):
         self._generations = itertools.count(1)
         self._order: collections.deque[Hashable] = collections.deque()  # the keys of `entries`, each once
         self._fills: dict[Hashable, Fill[R]] = {}
+        self._rows = RowIndex(late_dimensions)
         self._swept_for = (0, 0)
         self._unswept = 0  # entries not looked at since the last invalidation
 
@@ -190,18 +206,32 @@ class Store(Generic[V, R]):
 
     # --- filling
 
-    def begin(self, key: Hashable, *, now: float, run: R, is_storable: bool = True) -> Fill[R]:
-        """Take the token for a run that starts after this call. It becomes the current fill of `key`."""
+    def begin(
+        self, key: Hashable, *, now: float, run: R, is_storable: bool = True, rows: Iterable[RowKey] = ()
+    ) -> Fill[R]:
+        """Take the token for a run that starts after this call. It becomes the current fill of `key`.
+
+        `rows` are those it will depend on, as far as they are known by now.
+        """
         fill = Fill(key, self.trust.generation, self.generation, now, is_storable, run)
+        if self._rows.has_late:
+            fill.since = self._rows.changes
         self._fills[key] = fill
+        self._rows.add(key, rows, is_kept=self._is_kept)
         return fill
 
-    def finish(self, fill: Fill[R], value: V) -> bool:
-        """The run returned `value`. True when it was stored."""
-        is_stored = fill.is_storable and self._fills.get(fill.key) is fill and self._is_current(fill)
+    def finish(self, fill: Fill[R], value: V, *, rows: Collection[RowKey] = (), until: float = FOREVER) -> bool:
+        """The run returned `value`, which depends on these `rows` too. True when it was stored."""
+        is_stored = (
+            fill.is_storable
+            and self._fills.get(fill.key) is fill
+            and self._is_current(fill)
+            and (fill.since is None or self._rows.is_untouched(rows, since=fill.since))
+        )
         self.abandon(fill)
         if is_stored:
-            self._put(fill, value)
+            self._put(fill, value, until)
+            self._rows.add(fill.key, rows, is_kept=self._is_kept)
             return True
         self.stats.discards += fill.is_storable
         self.overtake(fill.key)
@@ -215,7 +245,7 @@ class Store(Generic[V, R]):
         other = self._fills.get(key)
         if other is not None:
             other.is_storable = False
-            other.is_overtaken = True
+            other.is_closed = True
 
     def abandon(self, fill: Fill[R]) -> None:
         """The run failed, was cancelled, or is not to be joined any more."""
@@ -225,7 +255,14 @@ class Store(Generic[V, R]):
     def _is_current(self, fill: Fill[R]) -> bool:
         return fill.generation == self.generation and fill.gap == self.trust.generation
 
-    def _put(self, fill: Fill[R], value: V) -> None:
+    def is_closed(self, fill: Fill[R]) -> bool:
+        """True when a later caller must not be given what this fill returns."""
+        return fill.is_closed or (fill.since is not None and fill.since != self._rows.changes)
+
+    def _is_kept(self, key: Hashable) -> bool:
+        return key in self.entries or key in self._fills
+
+    def _put(self, fill: Fill[R], value: V, until: float) -> None:
         self._sweep((fill.gap, fill.generation))
         entry = self.entries.get(fill.key)
         if entry is None:
@@ -234,7 +271,7 @@ class Store(Generic[V, R]):
             entry = self.entries[fill.key] = Entry(fill.key)
             self._order.append(fill.key)
         # The fill's own token, not the current one: should anything be invalidated this instant, it stays dead.
-        entry.put(value, fill.gap, fill.generation)
+        entry.put(value, fill.gap, fill.generation, until)
 
     def _evict(self) -> None:
         for _ in range(STEPS_PER_EVICTION):
@@ -269,6 +306,12 @@ class Store(Generic[V, R]):
         if is_met:
             self.flush()
         return is_met
+
+    def forget_row(self, row: RowKey) -> None:
+        """A row changed: what depends on it may not be served to a later caller. O(what depends on it)."""
+        with self.lock:
+            for key in self._rows.take(row):
+                self.forget(key)
 
     def flush(self) -> None:
         """Nothing stored or running up to now may be served to a later caller. O(1)."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pgcachewatch.core.dependencies import Dimension
 from pgcachewatch.errors import ConfigurationError, PGCacheWatchError
 from pgcachewatch.models import EVERYTHING, Gap, Scope
 from pgcachewatch.protocol import messages
@@ -47,14 +48,29 @@ class Reader(Protocol):
         """No relay is left to ask: nothing will be told any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a reader wants to be told. `columns` as in the message: by which a reader tells rows apart."""
+
+    scope: Scope
+    mode: messages.Mode = "invalidate"
+    ops: tuple[messages.OpCode, ...] | None = None
+    columns: tuple[str, ...] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One wish and the readers it serves. `is_live`: granted, and continuous since."""
+    """One wish and the readers it serves. `is_live`: granted, and continuous since. `types` are those of its columns.
+
+    `is_refused` for good, unless `may_retry`.
+    """
 
     sub: messages.Sub
-    scope: Scope
+    wish: Wish
     is_live: bool = False
     is_refused: bool = False
+    may_retry: bool = False
+    types: tuple[str, ...] | None = None
     readers: list[Reader] = field(default_factory=list)
 
 
@@ -63,7 +79,7 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._by_id: dict[int, Subscription] = {}
-        self._by_wish: dict[tuple[object, ...], Subscription] = {}
+        self._by_wish: dict[Wish, Subscription] = {}
         self._of_reader: dict[int, list[Subscription]] = {}  # by id(reader): readers need not be hashable
         self._last_id = 0
 
@@ -80,13 +96,16 @@ class Subscriptions:
         ops: Sequence[messages.OpCode] | None = None,
     ) -> list[messages.Sub]:
         """Serve `reader` with everything in `scopes`. Returns what has to be asked for in addition, if connected."""
+        return self.add_wishes(reader, [Wish(scope, mode, tuple(ops) if ops else None) for scope in scopes])
+
+    def add_wishes(self, reader: Reader, wishes: Iterable[Wish]) -> list[messages.Sub]:
+        """The same for wishes of all kinds: the reader is live when each is granted."""
         fresh: list[messages.Sub] = []
         mine = self._of_reader.setdefault(id(reader), [])
-        for scope in scopes:
-            wish = (scope, mode, tuple(ops) if ops else None)
+        for wish in wishes:
             subscription = self._by_wish.get(wish)
             if subscription is None or subscription.is_refused:
-                subscription = self._new(wish, scope, mode, ops)
+                subscription = self._new(wish)
                 fresh.append(subscription.sub)
             if subscription not in mine:
                 subscription.readers.append(reader)
@@ -110,19 +129,29 @@ class Subscriptions:
         mine = self._of_reader.get(id(reader), [])
         return bool(mine) and all(subscription.is_live for subscription in mine)
 
+    def row_types(self, reader: Reader) -> dict[RowPlace, tuple[str, ...] | None]:
+        """The types of the columns by which the reader tells rows apart; None where the relay did not say."""
+        return {
+            place: subscription.types
+            for subscription in self._of_reader.get(id(reader), [])
+            if (place := row_place(subscription.sub)) is not None
+        }
+
     @property
     def is_answered(self) -> bool:
         """True when nothing that was asked for is still open."""
-        return all(one.is_live or one.is_refused for one in self._by_id.values())
+        return all(one.is_live or (one.is_refused and not one.may_retry) for one in self._by_id.values())
 
     # --- what the relay said
 
-    def granted(self, identity: int) -> None:
-        """Subok. A subscription that stayed live over a resume has nothing new to say."""
+    def granted(self, identity: int, types: tuple[str, ...] | None = None) -> None:
+        """Subok. One that stayed live over a resume has nothing new to say, unless a column changed its type."""
         subscription = self._by_id.get(identity)
-        if subscription is None or subscription.is_live:
+        if subscription is None or (subscription.is_live and subscription.types == types):
             return
-        subscription.is_live = True
+        if subscription.is_live:
+            self.restart(identity)
+        subscription.is_live, subscription.types = True, types
         for reader in list(subscription.readers):
             if self.is_live(reader):
                 reader.became_live()
@@ -132,7 +161,7 @@ class Subscriptions:
         subscription = self._by_id.get(identity)
         if subscription is None:
             return False
-        subscription.is_live, subscription.is_refused = False, True
+        subscription.is_live, subscription.is_refused, subscription.may_retry = False, True, may_retry
         for reader in tuple(subscription.readers):
             reader.went_dark()
             if not may_retry:
@@ -152,7 +181,7 @@ class Subscriptions:
         subscription = self._by_id.pop(identity, None)
         if subscription is not None:
             self._last_id += 1
-            subscription.is_refused = False
+            subscription.is_refused = subscription.may_retry = False
             subscription.sub = subscription.sub.model_copy(update={"id": self._last_id})
             self._by_id[self._last_id] = subscription
 
@@ -175,7 +204,7 @@ class Subscriptions:
         met = [
             subscription
             for subscription in self._by_id.values()
-            if gap.scope == EVERYTHING or gap.scope.covers(subscription.scope)
+            if gap.scope == EVERYTHING or gap.scope.covers(subscription.wish.scope)
         ]
         for reader in self._readers(met):
             reader.lost(gap)
@@ -191,21 +220,21 @@ class Subscriptions:
         """Who reads any of these, each once. A list: a reader may be removed by what it is told."""
         return list({id(reader): reader for one in subscriptions for reader in one.readers}.values())
 
-    def _new(
-        self, wish: tuple[object, ...], scope: Scope, mode: messages.Mode, ops: Sequence[messages.OpCode] | None
-    ) -> Subscription:
+    def _new(self, wish: Wish) -> Subscription:
         self._last_id += 1
+        scope = wish.scope
         sub = messages.Sub.model_validate(
             {
                 "id": self._last_id,
                 "channel": scope.channel,
                 "table": scope.table,
                 "schema": scope.schema,
-                "ops": list(ops) if ops else None,
-                "mode": mode,
+                "ops": list(wish.ops) if wish.ops else None,
+                "columns": None if wish.columns is None else list(wish.columns),
+                "mode": wish.mode,
             }
         )
-        subscription = Subscription(sub, scope)
+        subscription = Subscription(sub, wish)
         self._by_id[sub.id] = self._by_wish[wish] = subscription
         return subscription
 
@@ -213,6 +242,26 @@ class Subscriptions:
         self._by_id.pop(subscription.sub.id, None)
         for wish in [wish for wish, known in self._by_wish.items() if known is subscription]:
             del self._by_wish[wish]
+
+
+RowPlace = tuple[str | None, str | None, tuple[str, ...]]  # schema, table, columns
+
+
+def row_place(sub: messages.Sub) -> RowPlace | None:
+    """Whose rows a subscription tells apart, and by what; None when it does not."""
+    return (sub.schema_name, sub.table, tuple(sub.columns)) if sub.columns else None
+
+
+def dimension_place(dimension: Dimension) -> RowPlace:
+    """The same of a dimension. Its table's name is exact, as no other is: see Row.
+
+    >>> dimension_place(Dimension('public."Order.Lines"', ("id",)))
+    ('public', 'Order.Lines', ('id',))
+    """
+    names = [text for text, _ in _parts(dimension.table)]
+    if len(names) > 2:
+        raise _too_many_parts(dimension.table, len(names))
+    return (names[0] if len(names) == 2 else None, names[-1], dimension.columns)
 
 
 def table_scopes(tables: Iterable[str], channels: Iterable[str]) -> list[Scope]:
@@ -247,12 +296,16 @@ def spellings(name: str) -> list[tuple[str | None, str]]:
     """
     parts = [_variants(part) for part in _parts(name)]
     if len(parts) > 2:
-        raise ConfigurationError(
-            f"table name {name!r} has {len(parts)} parts; write table or schema.table, and quote a name that has a dot"
-        )
+        raise _too_many_parts(name, len(parts))
     tables = parts[-1]
     schemas: list[str | None] = [*parts[0]] if len(parts) == 2 else [None]
     return [(schema, table) for schema in schemas for table in tables]
+
+
+def _too_many_parts(name: str, count: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"table name {name!r} has {count} parts; write table or schema.table, and quote a name that has a dot"
+    )
 
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".]+))\s*(\.|$)')

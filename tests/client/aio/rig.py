@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pgcachewatch.aio.connection import Connection, ConnectionSettings, OpenLink
 from pgcachewatch.aio.watch import CacheReader, Watch
 from pgcachewatch.core.backoff import Backoff
+from pgcachewatch.core.dependencies import RowKey
 from pgcachewatch.core.trust import Trust
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Scope
 from pgcachewatch.testing import URL, FakeRelay
@@ -22,11 +23,15 @@ class StubCache:
 
     def __init__(self) -> None:
         self.flushes = 0
+        self.rows: list[RowKey] = []
         self.trust = Trust()
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def flush(self) -> None:
         self.flushes += 1
+
+    def forget_row(self, row: RowKey) -> None:
+        self.rows.append(row)
 
     @property
     def deadline_s(self) -> float:

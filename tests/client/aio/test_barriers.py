@@ -17,11 +17,13 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[int] = []
+        self.tokens: list[str] = []
         self.is_open = True
 
-    def send(self, identity: int) -> bool:
+    def send(self, identity: int, token: str | None) -> bool:
         if self.is_open:
             self.sent.append(identity)
+            self.tokens += [token] if token is not None else []
         return self.is_open
 
 
@@ -153,3 +155,84 @@ async def test_running_out_of_time_raises_a_timeout_error() -> None:
         await barriers.wait(timeout_s=0.1)
     assert isinstance(caught.value, BarrierTimeout)
     assert caught.value.missing == "barrierok"
+
+
+async def on_token(barriers: Barriers, token: str) -> asyncio.Task[None]:
+    task = asyncio.create_task(barriers.wait_for_token(token, timeout_s=60))
+    await asyncio.sleep(0)
+    return task
+
+
+@virtual_time
+async def test_a_barrier_on_a_token_ends_with_its_own_answer_and_is_shared_with_nobody() -> None:
+    barriers, wire = make()
+    one, other = await on_token(barriers, "a"), await on_token(barriers, "b")
+
+    barriers.passed(wire.sent[1])
+    await other
+
+    assert wire.tokens == ["a", "b"]
+    assert not one.done()
+    barriers.passed(wire.sent[0])
+    await one
+
+
+@virtual_time
+@pytest.mark.rule("W-BARRIER-2")
+async def test_a_lost_token_is_made_up_for_by_a_barrier_without_it() -> None:
+    barriers, wire = make()
+    task = await on_token(barriers, "a")
+
+    assert barriers.rejected(Rejected(wire.sent[0], "token_lost", "lost", may_retry=False, after_ms=None))
+    await asyncio.sleep(0)
+
+    assert not task.done()
+    assert len(wire.sent) == 2
+    assert wire.tokens == ["a"]
+    barriers.passed(wire.sent[1])
+    await task
+
+
+@virtual_time
+async def test_a_token_is_asked_for_again_on_a_connection_that_resumed_and_given_up_on_one_that_did_not() -> None:
+    barriers, wire = make()
+    task = await on_token(barriers, "a")
+
+    barriers.connected(is_resumed=True)
+    assert wire.tokens == ["a", "a"]
+    barriers.connected(is_resumed=False)
+    await asyncio.sleep(0)
+
+    assert wire.tokens == ["a", "a"]
+    barriers.passed(wire.sent[-1])
+    await task
+
+
+@virtual_time
+async def test_a_token_that_is_refused_for_now_is_asked_for_again_and_one_refused_for_good_fails() -> None:
+    barriers, wire = make()
+    task = await on_token(barriers, "a")
+    barriers.rejected(Rejected(wire.sent[0], "too_many_barriers", "wait", may_retry=True, after_ms=50))
+    await asyncio.sleep(1)
+    assert wire.tokens == ["a", "a"]
+
+    barriers.rejected(Rejected(wire.sent[1], "forbidden", "no", may_retry=False, after_ms=None))
+
+    with pytest.raises(ConnectionFailed, match="forbidden"):
+        await task
+
+
+@virtual_time
+async def test_a_token_nobody_answers_times_out_and_one_of_an_ended_client_fails() -> None:
+    barriers, wire = make()
+    with pytest.raises(BarrierTimeout):
+        await barriers.wait_for_token("a", timeout_s=1)
+    barriers.passed(wire.sent[0])  # late, and nobody's any more
+    task = await on_token(barriers, "b")
+
+    barriers.fail(Closed("closed"))
+
+    with pytest.raises(Closed):
+        await task
+    with pytest.raises(Closed):
+        await barriers.wait_for_token("c", timeout_s=1)

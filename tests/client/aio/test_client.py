@@ -148,7 +148,7 @@ async def test_a_barrier_times_out_with_what_is_missing(fake_relay: FakeRelay) -
     async with fake_relay.connect() as client:
         fake_relay.lose_source()
         with pytest.raises(BarrierTimeout, match="PostgreSQL"):
-            await client.barrier(0.01)
+            await client.barrier(timeout=0.01)
 
 
 async def test_a_barrier_can_be_awaited_on_another_loop(fake_relay: FakeRelay) -> None:
@@ -279,7 +279,7 @@ async def test_closing_wakes_those_who_wait(fake_relay: FakeRelay) -> None:
     async def consume() -> list[Event | Gap]:
         return [event async for event in events]
 
-    barrier, consumer = asyncio.create_task(client.barrier(60)), asyncio.create_task(consume())
+    barrier, consumer = asyncio.create_task(client.barrier(timeout=60)), asyncio.create_task(consume())
     live = asyncio.create_task(client.wait_live())
     await settle()
     await client.aclose()

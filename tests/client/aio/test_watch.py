@@ -7,13 +7,16 @@ import asyncio
 import pytest
 
 from pgcachewatch.aio import watch as watch_module
+from pgcachewatch.aio.watch import CacheReader
+from pgcachewatch.core.dependencies import Row, RowKey, Rows
+from pgcachewatch.core.subscriptions import Wish
 from pgcachewatch.core.trust import NEVER
 from pgcachewatch.errors import BarrierTimeout, NotFresh
-from pgcachewatch.models import EVERYTHING
-from pgcachewatch.protocol.client_session import Flush, Granted, Opened, Proof, Rejected
+from pgcachewatch.models import EVERYTHING, Scope
+from pgcachewatch.protocol.client_session import Change, Flush, Granted, Opened, Proof, Rejected
 from pgcachewatch.protocol.transitions import Trust
 from pgcachewatch.testing import FakeRelay
-from tests.client.aio.rig import STALENESS_S, Rig
+from tests.client.aio.rig import STALENESS_S, Rig, StubCache
 from tests.client.virtual_time import virtual_time
 
 
@@ -314,3 +317,43 @@ async def test_waiting_for_live_says_what_is_missing() -> None:
     async with Rig(relay, waits=False) as rig:
         with pytest.raises(NotFresh, match="no connection yet"):
             await rig.watch.until(lambda: rig.watch.is_live, timeout_s=1)
+
+
+@virtual_time
+async def test_a_cache_by_rows_stays_dark_on_a_relay_that_does_not_tell_types() -> None:
+    relay = FakeRelay()
+    rows = Rows([Row("users", id="key")], lambda key: None)
+    async with Rig(relay) as rig:
+        await rig.live()
+        cache = StubCache()
+        reader = CacheReader(cache, cache.trust, watch=rig.watch, label="read", rows=rows)
+        (sub,) = rig.watch.subscriptions.add_wishes(reader, [Wish(Scope("c", "users"), columns=("id",))])
+
+        rig.watch.apply(Granted(sub.id, 0))
+
+        assert not reader.is_live
+        assert "upgrade" in rows.problem
+        rig.watch.apply(Granted(sub.id, 0, ("int8",)))
+        assert (reader.is_live, rows.types, rows.problem) == (True, (("int8",),), "")
+
+
+@virtual_time
+async def test_rows_reach_a_live_cache_as_rows_and_a_dark_one_as_a_flush() -> None:
+    relay = FakeRelay()
+    rows = Rows([Row("users", id="key")], lambda key: None)
+    async with Rig(relay) as rig:
+        await rig.live()
+        cache = StubCache()
+        reader = CacheReader(cache, cache.trust, watch=rig.watch, label="read", rows=rows)
+        (sub,) = rig.watch.subscriptions.add_wishes(reader, [Wish(Scope("c", "users"), columns=("id",))])
+        rig.watch.apply(Granted(sub.id, 0, ("int8",)))
+        flushes = cache.flushes
+
+        reader.changed(Change(sub.id, "u", "5"), sub)
+        assert (cache.rows, cache.flushes) == ([RowKey(0, "5")], flushes)
+        reader.changed(Change(sub.id, "u", None), sub)
+        assert cache.flushes == flushes + 1
+        reader.went_dark()
+        reader.changed(Change(sub.id, "u", "5"), sub)
+
+        assert (len(cache.rows), cache.flushes) == (1, flushes + 2)

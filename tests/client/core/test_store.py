@@ -106,7 +106,7 @@ def test_an_old_fill_that_fails_touches_no_newer_one() -> None:
     store.abandon(old)
 
     assert store.current("key") is new
-    assert not new.is_overtaken
+    assert not new.is_closed
     assert store.finish(new, "new")
 
 
@@ -172,7 +172,7 @@ def test_a_fill_that_another_run_overtook_is_current_and_not_stored() -> None:
     store.finish(old, "read last")
 
     assert store.current("key") is new
-    assert new.is_overtaken
+    assert new.is_closed
     assert not store.finish(new, "read before")
     assert served(store, "key") is None
 
@@ -205,7 +205,7 @@ def test_a_result_that_was_not_to_be_stored_overtakes_all_the_same() -> None:
 
     store.finish(shared, "value")
 
-    assert newer.is_overtaken
+    assert newer.is_closed
 
 
 def test_a_failure_overtakes_nothing() -> None:

@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         fill = self.store.current(caller.key)
         if fill is not None and fill.run is not None:
-            (fill.run.awaiting if fill.is_overtaken else fill.run.callers).append(caller)
+            (fill.run.awaiting if fill.is_closed else fill.run.callers).append(caller)
             return
         fill = self.store.begin(caller.key, now=self.now, run=None, is_storable=self.is_fresh)
         self._run(fill, caller, reads_at_once=reads_at_once)

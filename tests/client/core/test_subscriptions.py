@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgcachewatch.core.subscriptions import Subscriptions, spellings, table_scopes
+from pgcachewatch.core.dependencies import Dimension
+from pgcachewatch.core.subscriptions import (
+    Subscriptions,
+    Wish,
+    dimension_place,
+    row_place,
+    spellings,
+    table_scopes,
+)
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, PGCacheWatchError
 from pgcachewatch.models import EVERYTHING, Gap, Scope
 from pgcachewatch.protocol import messages
@@ -172,3 +180,49 @@ def test_no_table_means_the_whole_of_each_channel() -> None:
 def test_a_text_in_place_of_a_list_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="sequence of names"):
         table_scopes("users", ["c"])
+
+
+ROWS = Wish(USERS, columns=("id",))
+
+
+def test_a_wish_for_rows_says_by_which_columns_and_one_for_tables_says_by_none() -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+
+    subs = subscriptions.add_wishes(reader, [ROWS, Wish(USERS, columns=()), Wish(USERS)])
+
+    assert [sub.columns for sub in subs] == [["id"], [], None]
+    assert [row_place(sub) for sub in subs] == [(None, "users", ("id",)), None, None]
+
+
+@pytest.mark.rule("W-ROW-2")
+def test_types_of_columns_are_known_from_the_grant_and_a_change_of_them_starts_anew() -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+    (sub,) = subscriptions.add_wishes(reader, [ROWS])
+    assert subscriptions.row_types(reader) == {(None, "users", ("id",)): None}
+
+    subscriptions.granted(sub.id, ("int8",))
+    subscriptions.granted(sub.id, ("int8",))
+    assert reader.told == ["live"]
+    subscriptions.granted(sub.id, ("uuid",))
+
+    assert reader.told == ["live", "dark", "live"]
+    assert subscriptions.row_types(reader) == {(None, "users", ("id",)): ("uuid",)}
+
+
+def test_a_subscription_that_is_to_be_tried_again_is_not_answered_yet() -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+    (sub,) = subscriptions.add_wishes(reader, [ROWS])
+
+    subscriptions.refused(sub.id, NO, may_retry=True)
+    assert not subscriptions.is_answered
+    subscriptions.retry(sub.id)
+    assert not subscriptions.is_answered
+    subscriptions.granted(sub.id + 1, ("int8",))
+
+    assert subscriptions.is_answered
+
+
+def test_a_dimensions_table_is_read_as_it_is_written() -> None:
+    assert dimension_place(Dimension("Users", ("id",))) == (None, "Users", ("id",))
+    with pytest.raises(ConfigurationError, match="3 parts"):
+        dimension_place(Dimension("a.b.c", ("id",)))
