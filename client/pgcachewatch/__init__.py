@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pgcachewatch import errors, models
     from pgcachewatch import threads as sync
+    from pgcachewatch.aio.binding import Cache
     from pgcachewatch.aio.client import Client, Status, connect
     from pgcachewatch.core.dependencies import Result, Row, Table, Tag
     from pgcachewatch.core.keys import Ignore
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pgcachewatch.strategies import Greedy, Timed, Windowed
 
 __all__ = [
+    "Cache",
     "Client",
     "Event",
     "Gap",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cache": "pgcachewatch.aio.binding",
     "Client": "pgcachewatch.aio.client",
     "Status": "pgcachewatch.aio.client",
     "connect": "pgcachewatch.aio.client",
