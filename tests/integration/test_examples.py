@@ -116,6 +116,25 @@ async def test_the_fastapi_application_shows_a_rename_at_once(users: asyncpg.Con
         assert (await client.get("/users/9")).status_code == 404
 
 
+async def test_the_cached_endpoints_show_a_rename_at_once(users: asyncpg.Connection, relay: RelayProcess) -> None:
+    program = load("fastapi_rows")
+    async with (
+        asyncio.timeout(WITHIN_S),
+        program.app.router.lifespan_context(program.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=program.app), base_url="http://app") as client,
+    ):
+        for name in ("Ada", "Barbara", "Frances"):
+            assert (await client.put("/users/1", params={"name": name})).status_code == 200
+            assert (await client.get("/users/1")).json() == {"name": name}
+
+        async def is_hit() -> bool:
+            assert (await client.get("/users/1")).json() == {"name": "Frances"}
+            return bool(program.get_user.cache_info().hits)
+
+        await eventually(is_hit)
+        assert (await client.get("/users/9")).status_code == 404
+
+
 async def test_the_five_minutes_of_the_readme(
     users: asyncpg.Connection, relay: RelayProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
