@@ -135,6 +135,23 @@ async def test_the_cached_endpoints_show_a_rename_at_once(users: asyncpg.Connect
         assert (await client.get("/users/9")).status_code == 404
 
 
+@pytest.mark.parametrize("name", ["asyncpg_rows", "sqlalchemy_reads"])
+async def test_the_programs_that_rename_read_the_new_name_at_once(
+    name: str,
+    users: asyncpg.Connection,
+    relay: RelayProcess,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.dsn.replace("postgresql://", "postgresql+asyncpg://", 1))
+    async with asyncio.timeout(WITHIN_S):
+        await load(name).main()
+
+    assert capsys.readouterr().out.splitlines() == ["user 1 is Ada"] * 2 + ["user 1 is Barbara"] * 2
+    assert await users.fetchval("SELECT name FROM users WHERE id = 1") == "Barbara"
+
+
 async def test_the_five_minutes_of_the_readme(
     users: asyncpg.Connection, relay: RelayProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ R = TypeVar("R")
 
 
 class Caches(Protocol):
-    """Who a Cache can be bound to: a client of either kind."""
+    """Who caches functions: a client of either kind, or a Cache that will be bound to one."""
 
     def cache(self, /, **options: Unpack[CacheKeywords]) -> Decorator: ...
 
@@ -95,6 +95,10 @@ class Cache:
         if function is None:
             return functools.partial(self._declare, merged)
         return self._declare(merged, function)
+
+    def cache(self, /, **options: Unpack[CacheKeywords]) -> Decorator:
+        """The same by the name that clients have for it, so that this can stand where a client is wanted."""
+        return self(**options)
 
     @property
     def is_bound(self) -> bool:

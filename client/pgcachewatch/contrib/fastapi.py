@@ -114,7 +114,7 @@ def client_of(connection: HTTPConnection) -> Client:
 Relay = Annotated[Client, Depends(client_of)]
 
 
-def endpoint(cache: Cache | Caches, *, keep: Collection[str] = (), **options: Unpack[CacheKeywords]) -> Decorator:
+def endpoint(cache: Caches, *, keep: Collection[str] = (), **options: Unpack[CacheKeywords]) -> Decorator:
     """Cache an endpoint. Put it between the route and the function; the options are those of `client.cache`.
 
     `cache` is a Cache or a client. Each parameter that FastAPI injects must be named: in `ignore=` when the result does
@@ -122,7 +122,7 @@ def endpoint(cache: Cache | Caches, *, keep: Collection[str] = (), **options: Un
     function given there decides. Raises ConfigurationError for a parameter that is named nowhere, or that can not be
     kept because each request brings another.
     """
-    declare = cache(**options) if isinstance(cache, Cache) else cache.cache(**options)
+    declare = cache.cache(**options)
 
     def decorate(function: Callable[..., Any]) -> Any:  # Any: a Decorator says it better than a def can
         if options.get("key") is None:
