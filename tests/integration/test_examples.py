@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import re
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import ModuleType
@@ -149,6 +150,21 @@ async def test_the_programs_that_rename_read_the_new_name_at_once(
         await load(name).main()
 
     assert capsys.readouterr().out.splitlines() == ["user 1 is Ada"] * 2 + ["user 1 is Barbara"] * 2
+    assert await users.fetchval("SELECT name FROM users WHERE id = 1") == "Barbara"
+
+
+async def test_the_django_program_reads_what_it_wrote(users: asyncpg.Connection, relay: RelayProcess) -> None:
+    # In a process of its own: the settings of Django are those of a process.
+    program = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", EXAMPLES / "django_rows.py"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(WITHIN_S):
+        printed, _ = await program.communicate()
+
+    assert printed.decode().splitlines() == ["user 1 is Ada"] * 2 + ["user 1 is Barbara"] * 2
     assert await users.fetchval("SELECT name FROM users WHERE id = 1") == "Barbara"
 
 
