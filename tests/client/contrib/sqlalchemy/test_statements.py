@@ -117,7 +117,7 @@ NOT_READING: list[tuple[ClauseElement, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("statement", "tables"), READING, ids=lambda value: " ".join(str(value).split())[:60])
+@pytest.mark.parametrize(("statement", "tables"), READING, ids=[" ".join(str(one).split())[:60] for one, _ in READING])
 def test_the_tables_are_those_that_are_written_into_the_sql(statement: ClauseElement, tables: set[str]) -> None:
     assert tables_of(statement, DIALECT) == frozenset(tables)
 
