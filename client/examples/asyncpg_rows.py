@@ -17,7 +17,7 @@ RELAY = os.environ.get("PGCACHEWATCH_URL", "ws://127.0.0.1:8420")
 cache = pgcachewatch.Cache(maxsize=10_000)
 
 
-@cache(tables=["users"], ignore=["pool"])
+@cache(rows=pgcachewatch.Row("users", id="user_id"), ignore=["pool"])
 async def name_of(pool: asyncpg.Pool, user_id: int) -> str | None:
     return await pool.fetchval("SELECT name FROM users WHERE id = $1", user_id)
 

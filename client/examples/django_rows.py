@@ -42,7 +42,7 @@ class User(models.Model):
         db_table = "users"
 
 
-@cached(cache, tables=["users"])
+@cached(cache, rows=pgcachewatch.Row("users", id="user_id"))
 def name_of(user_id: int) -> str | None:
     return User.objects.filter(id=user_id).values_list("name", flat=True).first()
 

@@ -15,6 +15,7 @@ import asyncpg
 from fastapi import Depends, FastAPI, HTTPException, Request
 
 import pgcachewatch
+from pgcachewatch import Row
 from pgcachewatch.contrib.fastapi import Relay, connected, endpoint
 
 RELAY = os.environ.get("PGCACHEWATCH_URL", "ws://127.0.0.1:8420")
@@ -38,7 +39,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.get("/users/{user_id}")
-@endpoint(cache, tables=["users"], ignore=["pool"])
+@endpoint(cache, rows=Row("users", id="user_id"), ignore=["pool"])
 async def get_user(user_id: int, pool: Pool) -> dict[str, str]:
     name = await pool.fetchval("SELECT name FROM users WHERE id = $1", user_id)
     if name is None:

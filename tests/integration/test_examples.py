@@ -159,12 +159,12 @@ async def test_the_django_program_reads_what_it_wrote(users: asyncpg.Connection,
         sys.executable,
         *("-W", "error", EXAMPLES / "django_rows.py"),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(WITHIN_S):
-        printed, _ = await program.communicate()
+        printed, logged = await program.communicate()
 
-    assert printed.decode().splitlines() == ["user 1 is Ada"] * 2 + ["user 1 is Barbara"] * 2
+    assert printed.decode().splitlines() == ["user 1 is Ada"] * 2 + ["user 1 is Barbara"] * 2, logged.decode()
     assert await users.fetchval("SELECT name FROM users WHERE id = 1") == "Barbara"
 
 

@@ -125,12 +125,12 @@ async def test_the_django_of_the_readme(users: asyncpg.Connection, relay: RelayP
         sys.executable,
         *("-W", "error", "-c", DJANGO + readme("contrib.django") + USE_OF_DJANGO),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(WITHIN_S):
-        printed, _ = await program.communicate()
+        printed, logged = await program.communicate()
 
-    assert printed.decode().splitlines() == ["Ada Ada", "Barbara Barbara"]
+    assert printed.decode().splitlines() == ["Ada Ada", "Barbara Barbara"], logged.decode()
 
 
 @pytest.mark.parametrize("framework", ["fastapi", "sqlalchemy", "django"])

@@ -34,6 +34,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 from pgcachewatch.aio.cache import CachedFunction, cached, is_async, new_store
 from pgcachewatch.aio.caching import CacheKeywords, Decorator
 from pgcachewatch.aio.fills import CacheOptions
+from pgcachewatch.core.dependencies import Rows, declared
 from pgcachewatch.core.store import DEFAULT_MAXSIZE
 from pgcachewatch.core.trust import Trust
 from pgcachewatch.errors import ConfigurationError
@@ -141,12 +142,12 @@ class Cache:
                 f"this Cache is bound to {self._client!r} and can not serve {client!r} too; unbind it first, which "
                 "`with cache.bound(client)` does at its end, or make a second Cache"
             )
-        declared = list(self._declared.values())
+        declarations = list(self._declared.values())
         try:
-            for declaration in declared:
+            for declaration in declarations:
                 declaration.bind(client)
         except BaseException:
-            for declaration in declared:
+            for declaration in declarations:
                 declaration.unbind()
             raise
         self._client = client
@@ -168,10 +169,17 @@ class _Declaration:
         self._function = function
         self._options = options
         # A cache that is never asked: it refuses what no client could cache, and answers questions while unbound.
+        wanted = declared(rows=options.get("rows", ()), tables=options.get("tables", ()), tags=options.get("tags", ()))
+        told = {name: value for name, value in options.items() if name not in ("maxsize", "strategy")}
         self._empty = cached(
             function,
             new_store(Trust(), maxsize=options.get("maxsize", DEFAULT_MAXSIZE)),
-            CacheOptions(ignore=options.get("ignore", ()), key=options.get("key")),
+            CacheOptions(
+                ignore=options.get("ignore", ()),
+                key=options.get("key"),
+                rows=Rows(wanted.rows, function) if wanted.rows else None,
+                declared=told,
+            ),
         )
         self._now = self._empty
         self._point, self._call = _late_bound(function)
@@ -184,6 +192,7 @@ class _Declaration:
         done.cache_clear = lambda: self._now.cache_clear()
         done.cache_invalidate = lambda *args, **kwargs: self._now.cache_invalidate(*args, **kwargs)
         done.cache_contains = lambda *args, **kwargs: self._now.cache_contains(*args, **kwargs)
+        done.cache_parameters = lambda: self._now.cache_parameters()
         if is_async(self._function):
             _mark_as_coroutine_function(done)
         return cast("CachedFunction[..., Any]", done)

@@ -45,6 +45,7 @@ except ImportError as error:
 
 # Each statement sees what was committed before it began.
 LATEST = frozenset({"read committed", "read uncommitted"})
+QUESTIONS = ("cache_info", "cache_clear", "cache_invalidate", "cache_contains", "cache_parameters")
 BARRIER_TIMEOUT_S = 5.0
 SAVEPOINT = re.compile(r'(|RELEASE |ROLLBACK TO )SAVEPOINT "\w+"')  # as Django writes it
 
@@ -54,7 +55,7 @@ Database = Any  # Any: Django's connections have no types
 class Barring(Protocol):
     """A client for threads."""
 
-    def barrier(self, timeout: float = ...) -> None: ...
+    def barrier(self, *, timeout: float = ...) -> None: ...
 
 
 def cached(cache: Caches, **options: Unpack[CacheKeywords]) -> Decorator:
@@ -85,7 +86,7 @@ def cached(cache: Caches, **options: Unpack[CacheKeywords]) -> Decorator:
             return value
 
         done: Any = ask
-        for question in ("cache_info", "cache_clear", "cache_invalidate", "cache_contains"):
+        for question in QUESTIONS:
             setattr(done, question, getattr(stored, question))
         return done
 
@@ -102,7 +103,7 @@ def barrier_on_commit(
     """
 
     def barrier() -> None:  # no partial: Django logs the name of what failed
-        client.barrier(timeout)
+        client.barrier(timeout=timeout)
 
     transaction.on_commit(barrier, using=using, robust=robust)
 

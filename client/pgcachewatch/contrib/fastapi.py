@@ -4,7 +4,7 @@
     app = FastAPI(lifespan=lifespan("ws://127.0.0.1:8420", cache))
 
     @app.get("/users/{user_id}")
-    @endpoint(cache, tables=["users"], ignore=["db"])
+    @endpoint(cache, rows=Row("users", id="user_id"), ignore=["db"])
     async def get_user(user_id: int, db: Annotated[AsyncSession, Depends(session)]) -> User: ...
 
     @app.put("/users/{user_id}")
@@ -117,10 +117,10 @@ Relay = Annotated[Client, Depends(client_of)]
 def endpoint(cache: Caches, *, keep: Collection[str] = (), **options: Unpack[CacheKeywords]) -> Decorator:
     """Cache an endpoint. Put it between the route and the function; the options are those of `client.cache`.
 
-    `cache` is a Cache or a client. Each parameter that FastAPI injects must be named: in `ignore=` when the result does
-    not depend on it, like a session, or in `keep=` when it does, like the user who is logged in. With `key=` the
-    function given there decides. Raises ConfigurationError for a parameter that is named nowhere, or that can not be
-    kept because each request brings another.
+    `cache` is a Cache or a client. Each parameter that FastAPI injects must be named: in `ignore=`, or with
+    `pgcachewatch.Ignore` in its annotation, when the result does not depend on it, like a session; in `keep=` when it
+    does, like the user who is logged in. With `key=` the function given there decides. Raises ConfigurationError for a
+    parameter that is named nowhere, or that can not be kept because each request brings another.
     """
     declare = cache.cache(**options)
 
@@ -145,7 +145,7 @@ def _check_injected(function: Callable[..., Any], *, ignore: Collection[str], ke
             why = "is in ignore= too" if one in ignore else f"is not one of its parameters: {', '.join(parameters)}"
             raise ConfigurationError(f"keep={one!r} can not work for {name}: it {why}")
     for parameter in parameters.values():
-        if parameter.name in ignore:
+        if parameter.name in ignore or pgcachewatch.Ignore in _marks(parameter):
             continue
         reason = _reason_against(parameter)
         if reason is not None:
@@ -172,10 +172,11 @@ def _reason_against(parameter: inspect.Parameter) -> str | None:
 
 
 def _depends(parameter: inspect.Parameter) -> bool:
-    marks = [parameter.default]
-    if get_origin(parameter.annotation) is Annotated:
-        marks += get_args(parameter.annotation)[1:]
-    return any(isinstance(mark, params.Depends) for mark in marks)
+    return any(isinstance(mark, params.Depends) for mark in (parameter.default, *_marks(parameter)))
+
+
+def _marks(parameter: inspect.Parameter) -> tuple[object, ...]:
+    return get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
 
 
 def _types(annotation: Any) -> Iterator[type]:  # Any: whatever stands there

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 import pgcachewatch
+from pgcachewatch import Row
 from pgcachewatch.aio.binding import Cache
 from pgcachewatch.core.store import DEFAULT_MAXSIZE
 from pgcachewatch.errors import Closed, ConfigurationError
@@ -63,6 +64,7 @@ async def test_unbound_each_call_runs_the_function_and_nothing_is_stored() -> No
         assert (info.hits, info.misses, info.currsize, info.maxsize) == (0, 0, 0, DEFAULT_MAXSIZE)
         assert not function.cache_contains("Emma")
         assert not function.cache_invalidate("Emma")
+        assert function.cache_parameters()["tables"] == ["prices"]
         function.cache_clear()
 
 
@@ -118,6 +120,7 @@ async def test_bound_to_a_client_its_functions_are_cached_until_their_table_chan
             assert [shelf.price_plain("Emma"), shelf.price_plain("Emma")] == [2, 2]
             assert shelf.price.cache_contains("Emma")
             assert shelf.price.cache_info().hits == 1
+            assert shelf.price.cache_parameters()["tables"] == ["prices"]
 
             fake_relay.emit("prices")
 
@@ -308,6 +311,8 @@ def test_what_no_client_can_cache_is_refused_where_it_is_declared() -> None:
         Cache(ignore=["session"])(read_plain)
     with pytest.raises(ConfigurationError, match="below @staticmethod"):
         Cache()(staticmethod(read_plain))
+    with pytest.raises(ConfigurationError, match="user_id"):
+        Cache(rows=Row("users", id="user_id"))(read_plain)
 
 
 async def test_when_one_function_can_not_be_bound_none_is(fake_relay: FakeRelay) -> None:

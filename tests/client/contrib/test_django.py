@@ -372,10 +372,10 @@ def test_after_the_block_each_hit_contains_what_it_wrote(names: Names, relay: An
     class Told:
         """The relay, which hears of the commit just before the barrier is asked for."""
 
-        def barrier(self, timeout: float = 0) -> None:
+        def barrier(self, *, timeout: float = 0) -> None:
             told.append(timeout)
             fake_relay.emit("products")
-            relay.barrier(timeout)
+            relay.barrier(timeout=timeout)
 
     with transaction.atomic():
         write()
@@ -401,7 +401,7 @@ def test_a_barrier_that_fails_says_so_unless_it_is_robust(shop: None) -> None:
     class Stuck:
         """A relay that does not answer."""
 
-        def barrier(self, timeout: float = 0) -> None:
+        def barrier(self, *, timeout: float = 0) -> None:
             raise BarrierTimeout("nothing came", missing="barrierok")
 
     with pytest.raises(BarrierTimeout), transaction.atomic():

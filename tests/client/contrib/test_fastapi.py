@@ -14,6 +14,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Re
 from fastapi.security import SecurityScopes
 
 import pgcachewatch
+from pgcachewatch import Ignore
 from pgcachewatch.contrib import fastapi as contrib
 from pgcachewatch.contrib.fastapi import Relay, connected, endpoint, lifespan
 from pgcachewatch.errors import ConfigurationError
@@ -235,6 +236,17 @@ def test_what_is_new_with_each_request_can_not_be_kept(function: Callable[..., A
             endpoint(cache, keep=keep)(function)
 
     endpoint(cache, ignore=[name])(function)
+
+
+async def of_ignored(
+    order: int, db: Annotated[Session, Depends(Session), Ignore], request: Annotated[Request, Ignore]
+) -> None: ...
+
+
+def test_an_annotation_names_what_is_ignored() -> None:
+    declared: Any = endpoint(pgcachewatch.Cache())(of_ignored)
+
+    assert not declared.cache_contains(7, Session(), memoryview(bytearray(1)))  # of which no key can be made
 
 
 @pytest.mark.parametrize(
