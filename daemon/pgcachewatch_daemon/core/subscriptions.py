@@ -85,7 +85,7 @@ def told_keys(event: Event, columns: tuple[str, ...] | None) -> tuple[str, ...] 
     >>> what = {"channel": "c", "table": "t", "operation": "update", "sent_at": at}
     >>> event = Event(**what, key=("a", "b"), columns=("tenant",), keys=('["1","2"]', "tenant=5"))
     >>> told_keys(event, ("b", "a")), told_keys(event, ("tenant",)), told_keys(event, ("a",))
-    (('["2","1"]',), ('tenant=5',), None)
+    (('["2","1"]',), ('5',), None)
     """
     keys, key = event.keys, event.key
     if keys is None or columns == ():
@@ -94,11 +94,18 @@ def told_keys(event: Event, columns: tuple[str, ...] | None) -> tuple[str, ...] 
         return keys
     carried = event.columns or ()
     if len(columns) == 1 and columns[0] in carried:
-        name, beginning = columns[0], f"{columns[0]}="
-        return tuple(text for text in keys if text == name or text.startswith(beginning))
+        return _carried(keys, columns[0])
     if key is not None and len(columns) == len(key) > 1 and set(columns) == set(key):
         return _permuted(keys, [key.index(name) for name in columns], carried)
     return None
+
+
+def _carried(keys: Sequence[str], name: str) -> tuple[str, ...] | None:
+    """The texts of a carried column; None when it is NULL in one of the rows, which has no text."""
+    if name in keys:
+        return None
+    beginning = f"{name}="
+    return tuple(text[len(beginning) :] for text in keys if text.startswith(beginning))
 
 
 def _permuted(keys: Sequence[str], places: Sequence[int], carried: Sequence[str]) -> tuple[str, ...] | None:

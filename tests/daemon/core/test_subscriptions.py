@@ -47,7 +47,7 @@ COMPOSITE = {"key": ["a", "b"], "columns": ["tenant"], "keys": ['["1","ü"]', '[
     [
         (("a", "b"), ['["1","ü"]', '["2","\\""]', "tenant=5", "tenant"]),
         (("b", "a"), ['["ü","1"]', '["\\"","2"]']),
-        (("tenant",), ["tenant=5", "tenant"]),
+        (("tenant",), [None]),  # one of its values is NULL
         ((), [None]),
         (("a",), [None]),
         (("a", "b", "tenant"), [None]),
@@ -58,6 +58,13 @@ COMPOSITE = {"key": ["a", "b"], "columns": ["tenant"], "keys": ['["1","ü"]', '[
 )
 def test_columns_choose_the_keys_that_are_told(columns: tuple[str, ...], told: list[str | None]) -> None:
     assert group(columns=columns).items_for(event(**COMPOSITE)) == [(1, "u", key) for key in told]
+
+
+@pytest.mark.rule("W-ROW-1")
+def test_a_carried_column_is_told_by_its_own_texts() -> None:
+    changed = event(key=["id"], columns=["tenant", "ten"], keys=["1", "tenant=5", "tenant=", "tenant=ten=6", "ten=7"])
+
+    assert [key for _, _, key, *_ in group(columns=("tenant",)).items_for(changed)] == ["5", "", "ten=6"]
 
 
 @pytest.mark.rule("W-ROW-1")
