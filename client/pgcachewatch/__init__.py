@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pgcachewatch import errors, models
     from pgcachewatch import threads as sync
     from pgcachewatch.aio.binding import Cache
-    from pgcachewatch.aio.client import Client, Status, connect
+    from pgcachewatch.aio.client import Client, Status
+    from pgcachewatch.aio.connecting import connect
     from pgcachewatch.core.dependencies import Result, Row, Table, Tag
     from pgcachewatch.core.keys import Ignore
     from pgcachewatch.errors import PGCacheWatchError
@@ -53,7 +54,7 @@ _HOMES = {
     "Cache": "pgcachewatch.aio.binding",
     "Client": "pgcachewatch.aio.client",
     "Status": "pgcachewatch.aio.client",
-    "connect": "pgcachewatch.aio.client",
+    "connect": "pgcachewatch.aio.connecting",
     "Ignore": "pgcachewatch.core.keys",
     "Result": "pgcachewatch.core.dependencies",
     "Row": "pgcachewatch.core.dependencies",

@@ -76,7 +76,7 @@ class _Listener(EventQueue):
         token: str | None = None,
         ssl: SSLContext | None = None,
     ) -> None:
-        from pgcachewatch.aio.client import connect
+        from pgcachewatch.aio.connecting import connect
 
         client = await connect(
             url, token=token, ssl=ssl, channels=[channel], open_timeout=timeout_s, name=type(self).__name__

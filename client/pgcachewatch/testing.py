@@ -37,7 +37,7 @@ from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS
 from pgcachewatch.protocol import codec, messages, relay_session
 
 if TYPE_CHECKING:
-    from pgcachewatch.aio.client import Connecting
+    from pgcachewatch.aio.connecting import Connecting
     from pgcachewatch.threads import Client as SyncClient
 
 URL = "ws://fake-relay.invalid"
@@ -87,7 +87,7 @@ class FakeRelay:
         """As `pgcachewatch.connect`, to this relay: a url is accepted and not used, so it can stand in for it:
         `monkeypatch.setattr(pgcachewatch, "connect", fake_relay.connect)`.
         """
-        from pgcachewatch.aio.client import connect_over
+        from pgcachewatch.aio.connecting import connect_over
 
         return connect_over([URL], open_link=self.open_link, clock=self.clock, chance=lambda: 0.0, **options)
 

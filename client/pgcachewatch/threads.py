@@ -29,10 +29,12 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from pgcachewatch.aio import client as aio
+from pgcachewatch.aio import connecting as aio
 from pgcachewatch.aio.cache import CachedFunction
 from pgcachewatch.aio.caching import CacheKeywords, Decorator, OnDisconnect
-from pgcachewatch.aio.client import Status, Token
+from pgcachewatch.aio.client import Client as AsyncClient
+from pgcachewatch.aio.client import Status
+from pgcachewatch.aio.connecting import Token
 from pgcachewatch.aio.events import EventStream, closed_error
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import Tag
@@ -76,7 +78,7 @@ def connect(
     )
 
 
-def connect_over(urls: Sequence[str], **options: Any) -> Client:  # Any: the options of aio.client.connect_over
+def connect_over(urls: Sequence[str], **options: Any) -> Client:  # Any: the options of aio.connecting.connect_over
     """As `connect`, over any transport and with any clock: for tests."""
     return Client(lambda: aio.connect_over(urls, **options))
 
@@ -308,11 +310,11 @@ class _Home:
             self._loop.close()
 
 
-async def _entered(connecting: Awaitable[aio.Client]) -> aio.Client:
+async def _entered(connecting: Awaitable[AsyncClient]) -> AsyncClient:
     return await connecting
 
 
-def _close(home: _Home, client: aio.Client, pid: int) -> None:
+def _close(home: _Home, client: AsyncClient, pid: int) -> None:
     """Close from any thread, at exit, or when the garbage collector finds a client nobody closed."""
     if os.getpid() != pid:
         return

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pgcachewatch.aio.binding import Cache
-from pgcachewatch.aio.client import connect_over
+from pgcachewatch.aio.connecting import connect_over
 from pgcachewatch.testing import URL, FakeRelay
 from tests.bench.rounds import Row, report, rounds
 

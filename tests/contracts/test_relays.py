@@ -15,7 +15,7 @@ import pytest
 
 import pgcachewatch
 from pgcachewatch import models, queries
-from pgcachewatch.aio.client import Connecting
+from pgcachewatch.aio.connecting import Connecting
 from pgcachewatch.testing import FakeRelay
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.relay import Relay, RelayOptions

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from pgcachewatch.aio.client import Client, connect_over
+from pgcachewatch.aio.client import Client
+from pgcachewatch.aio.connecting import connect_over
 from pgcachewatch.aio.connection import Link, Receiver
 from pgcachewatch.errors import BarrierTimeout, PGCacheWatchError
 from tests.simulation.database import Database
