@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 CHANNEL = "ch_pgcachewatch_table_change"
 LOOPBACK_CHANNEL = "loopback"
 DELIVERY_S = (0.0001, 0.02)
+NAMED = 0.9  # of the events say which row changed
 
 
 @dataclass
@@ -100,6 +101,9 @@ class Database:
         # The clock of a server proves nothing: it is as wrong here as it pleases.
         sent_at = f"{self.chance.randint(1990, 2090)}-01-01T00:00:00Z"
         payload = {"operation": "update", "table": row.table, "sent_at": sent_at, "xid": len(self.commits) - 1}
+        # Now and then a statement that touched too many rows to name them, or a trigger that can not.
+        if self.chance.random() < NAMED:
+            payload |= {"schema": "public", "key": ["id"], "keys": [key.partition(":")[2]]}
         self.queue(CHANNEL, json.dumps(payload))
         return row.version
 

@@ -22,10 +22,11 @@ from pgcachewatch.protocol.relay_session import (
     RelaySession,
     Send,
     Subscribed,
+    Subscription,
     Unsubscribed,
 )
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings, Subscriber
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
@@ -67,7 +68,8 @@ class Visit:
             if not self._relay.is_up:
                 self.end.close(4104)
                 return
-            self.subscriber = hub.join(effect.hello, effect.subscriptions, now_ms=self._relay.now_ms())
+            subscriptions = tuple(map(typed, effect.subscriptions))
+            self.subscriber = hub.join(effect.hello, subscriptions, now_ms=self._relay.now_ms())
             self.subscriber.shell = self
             self._relay.hasten()
         elif isinstance(effect, CloseWith):
@@ -77,7 +79,7 @@ class Visit:
                 case Send(text):
                     hub.send(self.subscriber, text)
                 case Subscribed(subscription):
-                    hub.subscribe(self.subscriber, subscription)
+                    hub.subscribe(self.subscriber, typed(subscription))
                 case Unsubscribed(sid):
                     hub.unsubscribe(self.subscriber, sid)
                 case BarrierRequested(identity):
@@ -101,6 +103,11 @@ class Visit:
             self._relay.loopback.drop(self.subscriber)
             self._relay.hub.leave(self.subscriber)
             self.subscriber = None
+
+
+def typed(subscription: Subscription) -> Granted:
+    """A grant as of a relay that knows its tables, all of whose keys are text."""
+    return Granted(subscription, types=subscription.columns and ("text",) * len(subscription.columns))
 
 
 class SimulatedRelay:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pgcachewatch.aio.watch import Watch
-from pgcachewatch.core.store import Entry, Fill, Store
+from pgcachewatch.aio.watch import CacheReader, Watch
+from pgcachewatch.core.dependencies import RowKey
+from pgcachewatch.core.row_index import RowIndex
+from pgcachewatch.core.store import DEAD, Entry, Fill, Store
 from pgcachewatch.models import Position
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.client_session import Advance, ClientSession, ClockSample, Delivery, Flush, Opened
@@ -28,7 +30,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def no_fill_token(patch: pytest.MonkeyPatch) -> None:
     """A result is stored although something was invalidated while it ran."""
 
-    def finish(store: Store[object, object], fill: Fill[object], value: object) -> bool:
+    def finish(store: Store[object, object], fill: Fill[object], value: object, **_: object) -> bool:
         entry = store.entries.setdefault(fill.key, Entry(fill.key))
         if fill.key not in store._order:
             store._order.append(fill.key)
@@ -141,6 +143,30 @@ def barrier_not_behind_a_loopback(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(relay.SimulatedRelay, "barrier", at_once)
 
 
+def row_change_misses_running_fills(patch: pytest.MonkeyPatch) -> None:
+    """A change of a row drops the entry and leaves the fill that runs."""
+
+    def forget_row(store: Store[object, object], row: RowKey) -> None:
+        for key in store._rows.take(row):
+            entry = store.lookup(key)
+            if entry is not None:
+                entry.generation = DEAD
+
+    patch.setattr(Store, "forget_row", forget_row)
+
+
+def late_rows_taken_for_unchanged(patch: pytest.MonkeyPatch) -> None:
+    """A result that tells its own rows is stored although one of them changed while it ran."""
+    patch.setattr(RowIndex, "is_untouched", lambda index, rows, *, since: True)
+
+
+def rows_of_one_dimension_only(patch: pytest.MonkeyPatch) -> None:
+    """An event that names no row is taken for one of a row nobody has."""
+    patch.setattr(
+        CacheReader, "changed", lambda reader, change, sub: reader._store.forget_row(RowKey(0, change.key or ""))
+    )
+
+
 PLANTS: tuple[Plant, ...] = (
     no_fill_token,
     stale_joiner,
@@ -154,6 +180,9 @@ PLANTS: tuple[Plant, ...] = (
     resume_off_by_one,
     proof_from_the_return,
     barrier_not_behind_a_loopback,
+    row_change_misses_running_fills,
+    late_rows_taken_for_unchanged,
+    rows_of_one_dimension_only,
 )
 
 

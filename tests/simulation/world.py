@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pgcachewatch.aio.client import Client
 from pgcachewatch.aio.connecting import connect_over
 from pgcachewatch.aio.connection import Link, Receiver
+from pgcachewatch.core.dependencies import Result, Row
 from pgcachewatch.errors import BarrierTimeout, PGCacheWatchError
 from tests.simulation.database import Database
 from tests.simulation.faults import FAULTS
@@ -36,6 +37,16 @@ FAULT_EVERY_S = 0.45
 BARRIER_EVERY_S = 0.5
 REST_WITHIN_S = 30.0
 TIMER_SLACK_S = 1e-6
+
+
+class Version(int):
+    """A version that was read, and of which row: what a result tells its cache."""
+
+    row: str
+
+
+def number_of(row: str) -> str:
+    return row.partition(":")[2]
 
 
 class FunctionFailed(Exception):
@@ -157,20 +168,24 @@ class World:
                 raise FunctionFailed(row)
             if not self.is_calm and self.chance.random() < 0.03:
                 await asyncio.sleep(2.0)
-            version = self.database.read(row)
+            version = Version(self.database.read(row))
+            version.row = row
             # The slower the answer travels, the more may be committed and applied before it is stored.
             await asyncio.sleep(self.chance.expovariate(1 / self.chance.choice((0.005, 0.3))))
             return version
 
         return {
             "users": client.cache(read, tables=["users"], maxsize=2),
+            "users by row": client.cache(read, rows=Row("public.users", id=number_of)),
+            "users by result": client.cache(read, rows=Row("users", id=Result(lambda version: number_of(version.row)))),
             "orders": client.cache(read, tables=["orders"]),
+            "orders by row": client.cache(read, rows=Row("orders", id=number_of), maxsize=1),
             "": client.cache(read),
         }
 
     async def _read(self, number: int) -> None:
         row = self.chance.choice(list(self.database.rows))
-        name = self.chance.choice((row.partition(":")[0], ""))
+        name = self.chance.choice(self._functions_for(number, row))
         function = self._caches[number][name]
         patience_s = self.chance.choice((0.02, 5.0, 5.0, 5.0))
         status = self._clients[number].status
@@ -220,11 +235,18 @@ class World:
             if self.report.runs != runs and self._clients[number].status.state == "live":
                 raise Violation(f"G7: client {number} is live and quiet, and its cache is not used")
 
+    def _functions_for(self, number: int, row: str) -> list[str]:
+        """Names of the client's functions that may be asked for this row."""
+        table = row.partition(":")[0]
+        return [name for name in self._caches[number] if not name or name.startswith(table)]
+
     async def _read_all(self, number: int) -> None:
         for row, truth in self.database.rows.items():
-            version = await self._caches[number][""](row)
-            if version != truth.version:
-                raise Violation(f"G7: at rest client {number} has {row} at {version}, the database at {truth.version}")
+            for name in self._functions_for(number, row):
+                version = await self._caches[number][name](row)
+                if version != truth.version:
+                    what = f"{row} at {version}, the database at {truth.version}"
+                    raise Violation(f"G7: at rest {name!r} of client {number} has {what}")
 
 
 def simulate(seed: int) -> Report:
