@@ -37,7 +37,9 @@ FIND_LISTENERS = """
 # Each payload differs, as PostgreSQL sends equal ones of a transaction once.
 BURST = f"""
     SELECT pg_notify('{CHANNEL}', json_build_object(
-        'operation', 'update', 'table', '{TABLE}', 'sent_at', now() + number * interval '1 microsecond')::text)
+        'operation', 'update', 'table', '{TABLE}', 'sent_at', now() + number * interval '1 microsecond',
+        'key', json_build_array('key'),
+        'keys', CASE WHEN number % 2 = 0 THEN json_build_array((number % 16)::text) END)::text)
     FROM generate_series(1, {BURST_EVENTS}) AS number
 """
 

@@ -31,7 +31,7 @@ class RunSettings:
     writers: int = 2
     writes_per_s: float = 60.0  # of each writer
     async_readers: int = 3
-    sync_readers: int = 1
+    sync_readers: int = 2
     reads_per_s: float = 10_000.0  # of each reader, at most
 
 
@@ -49,7 +49,10 @@ class WriterTask:
 
 @dataclass(frozen=True, slots=True)
 class ReaderTask:
-    """`dsn` is where the cached function reads; `url` is the relay, or for the original's direct path a DSN."""
+    """`dsn` is where the cached function reads; `url` is the relay, or for the original's direct path a DSN.
+
+    `is_by_row`: each entry depends on its row, not on the table.
+    """
 
     name: str
     dsn: str
@@ -59,6 +62,7 @@ class ReaderTask:
     keys: list[int]
     reads_per_s: float
     staleness_s: float
+    is_by_row: bool = False
 
 
 def to_argument(task: WriterTask | ReaderTask) -> str:

@@ -8,8 +8,9 @@ import sys
 
 import pgcachewatch
 from pgcachewatch.errors import PGCacheWatchError
-from tests.checker.plan import TABLE, ReaderTask, from_argument
+from tests.checker.plan import ReaderTask, from_argument
 from tests.checker.reading import Subject, read_until_stopped, write_summary
+from tests.checker.rows import dependency
 from tests.checker.source import Source, Value
 
 BARRIER_TIMEOUT_S = 5.0
@@ -22,7 +23,7 @@ async def main(task: ReaderTask) -> None:
         pgcachewatch.connect(task.url, staleness=task.staleness_s, name=task.name) as client,
     ):
 
-        @client.cache(tables=[TABLE])
+        @client.cache(**dependency(task))
         async def version_of(key: int) -> Value:
             return await source.load(key)
 

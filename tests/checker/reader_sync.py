@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pgcachewatch
 from pgcachewatch.errors import PGCacheWatchError
 from tests.checker.child import END_WITHIN_S, say_ready, stop_event
-from tests.checker.plan import TABLE, ReaderFiles, ReaderTask, from_argument
+from tests.checker.plan import ReaderFiles, ReaderTask, from_argument
 from tests.checker.reading import (
     BARRIER_EVERY_S,
     BURST,
@@ -28,6 +28,7 @@ from tests.checker.reading import (
     write_summary,
 )
 from tests.checker.records import HIT, RUN, RecordFile
+from tests.checker.rows import dependency
 from tests.checker.source import SOURCE_ERRORS, Source, Value
 
 BARRIER_TIMEOUT_S = 5.0
@@ -46,7 +47,7 @@ class SyncReader:
         self._lock = threading.Lock()
         self._is_stopping = False
         self.summary = Summary()
-        self._call: Callable[[int], Value] = client.cache(tables=[TABLE])(load)
+        self._call: Callable[[int], Value] = client.cache(load, **dependency(task))
 
     def run(self, log: StateLog) -> None:
         """Until the run says stop."""

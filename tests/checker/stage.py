@@ -22,7 +22,11 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from pgcachewatch import queries
+from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, find_binaries
+from pgcachewatch_daemon.io.catalogue import fetch_catalogue
+from pgcachewatch_daemon.sql.coverage import Settings
+from pgcachewatch_daemon.sql.plan import choose_tables, install_plan
 from tests.checker.plan import CHANNEL, TABLE, ReaderTask, RunSettings, WriterTask
 from tests.checker.processes import Child, OriginalRelay
 from tests.original import original_python
@@ -138,10 +142,12 @@ class Stage:
             keys=list(range(settings.keys)),
             reads_per_s=settings.reads_per_s,
             staleness_s=settings.staleness_s,
+            is_by_row=not settings.is_original and number % 2 == 0,
         )
         module = f"tests.checker.{modules.get(path, 'reader_original')}"
         child = await Child.start(self.python, module, task)
-        return Reader(number, f"original, {path} path" if settings.is_original else "pgcachewatch", child, link, task)
+        ours = "by row" if task.is_by_row else "by table"
+        return Reader(number, f"original, {path} path" if settings.is_original else ours, child, link, task)
 
     async def versions(self) -> dict[int, int]:
         """What the database holds now."""
@@ -159,8 +165,14 @@ class Stage:
                 f"CREATE TABLE {TABLE} (key bigint PRIMARY KEY, version bigint NOT NULL);"
                 f"INSERT INTO {TABLE} SELECT key, 0 FROM generate_series(0, {self.settings.keys - 1}) AS key"
             )
-            await connection.execute(queries.create_notify_function(CHANNEL, FUNCTION))
-            await connection.execute(queries.create_after_change_trigger(f"{FUNCTION}_trigger", TABLE, FUNCTION))
+            if self.settings.is_original:
+                await connection.execute(queries.create_notify_function(CHANNEL, FUNCTION))
+                await connection.execute(queries.create_after_change_trigger(f"{FUNCTION}_trigger", TABLE, FUNCTION))
+            else:
+                catalogue = await fetch_catalogue(connection)
+                (table,) = choose_tables(catalogue, [TABLE]).tables
+                steps = install_plan(catalogue, [table], Settings(), default_channel=CHANNEL)
+                await run_steps(connection, steps, is_single=True)
         finally:
             await connection.close()
 
