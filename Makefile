@@ -49,6 +49,10 @@ bench:  ## The benchmarks in full (PGCW_BENCH=1), in one process; want a quiet m
 bench-triggers:  ## What triggers cost writers: none, the original's, row by row, ours
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_triggers.py
 
+.PHONY: bench-hitratio
+bench-hitratio:  ## How many database reads a cache saves: the original, by table, by row
+	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_hit_ratio.py
+
 run:  ## The relay on PGCACHEWATCH_DSN, or the demo without it
 	$(PYTHON) daemon
 
