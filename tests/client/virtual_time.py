@@ -46,6 +46,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now_s
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        # Threads end in real time: a limit in virtual time would be over before they could.
+        await super().shutdown_default_executor()
+
     def block(self, seconds: float) -> None:
         """Let time pass as a callback does that blocks the loop."""
         self._virtual.now_s += seconds

@@ -83,6 +83,9 @@ class Keys:
         self._identities = Identities()
         self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
         parameters = self._signature.parameters
+        self._required = {
+            name for name, one in parameters.items() if one.default is one.empty and one.kind not in _COLLECTING
+        }
         kept = [one for name, one in parameters.items() if name not in self._ignored]
         self._all = [one.name for one in parameters.values() if one.kind in _BY_PLACE]
         self._positional = [one.name for one in kept if one.kind in _BY_PLACE]
@@ -184,15 +187,21 @@ class Keys:
 
     def _bind(self, args: Sequence[Any], kwargs: Keywords) -> inspect.BoundArguments:
         try:
-            return self._signature.bind(*args, **kwargs)
+            bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise DoesNotBind(str(error)) from None
+        # CPython 3.13.0 lets a positional-only parameter go missing when a keyword of its name goes to **kwargs.
+        missing = self._required - bound.arguments.keys()
+        if missing:
+            raise DoesNotBind(f"missing a required argument: {', '.join(sorted(missing))}")
+        return bound
 
 
 class _Named:
     """Begins the part of a key that was given by name."""
 
 
+_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
