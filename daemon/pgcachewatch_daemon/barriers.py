@@ -82,7 +82,7 @@ class Barriers:
         return bool(passed)
 
     def source_up(self) -> None:
-        self._tokens.source_up(now_ms=self._now_ms())
+        self._tokens.source_up()
 
     def source_lost(self) -> None:
         for wait in self._tokens.source_lost():

@@ -4,16 +4,18 @@ A token is notified inside a transaction, before or after that transaction's wri
 transaction notified without anything in between, so a token has passed once a notification of another backend came
 behind it: until then events of its own transaction may follow. The shell says when.
 
-A token that is not known was not committed yet, or it was notified before this memory began: before the source was
-up, or so long ago that it was forgotten. The two look alike. While the memory reaches back less than DOUBT_MS, such a
-barrier therefore waits for no longer than the next proof of freshness, and is then lost: its client asks without a
-token, which holds once COMMIT has returned (W-BARRIER-2). Later it waits for as long as the commit takes.
+A client asks only for tokens that were taken in the relay's own epoch, so none was notified before the source was up.
+One that is not known was not committed yet, or it came so long ago that it was forgotten. The two look alike. While the
+memory reaches back less than DOUBT_MS because of what it forgot, such a barrier therefore waits for no longer than the
+next proof of freshness, and is then lost: its client asks without a token, which holds once COMMIT has returned
+(W-BARRIER-2). Otherwise it waits for as long as the commit takes.
 
 Bounds: TOKENS remembered, the oldest go first; barriers that wait, in all and for one connection.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -47,9 +49,9 @@ class Tokens:
     """See the module. Instants are the relay's monotonic clock in milliseconds.
 
     >>> tokens = Tokens(LoopbackLimits())
-    >>> tokens.source_up(now_ms=0.0)
+    >>> tokens.source_up()
     >>> tokens.request("client", 7, "0" * 32, now_ms=1.0)
-    Awaited(needs_proof=True)
+    Awaited(needs_proof=False)
     >>> tokens.arrived("0" * 32, now_ms=2.0)
     True
     >>> [wait.id for wait in tokens.settled()], tokens.request("client", 8, "0" * 32, now_ms=3.0)
@@ -68,9 +70,9 @@ class Tokens:
         self._per_subscriber: dict[Hashable, int] = {}
         self._count = 0
 
-    def source_up(self, *, now_ms: float) -> None:
-        """From here on each token is heard."""
-        self._since_ms = now_ms
+    def source_up(self) -> None:
+        """From here on each token is heard, and there is none of this epoch from before."""
+        self._since_ms = -math.inf
 
     def source_lost(self) -> list[BarrierWait]:
         """Forget everything; the barriers that waited are lost."""
