@@ -28,10 +28,10 @@ from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
 from pgcachewatch_daemon.sql.drift import KINDS
 
-FRESH_S = 2.0  # a look that is no older says what there is
 RETRY_AFTER_MS = 200.0
 ADVICE_NAMES = 20_000
 FINDINGS_LOGGED = 20  # of one look
+ASKED_LIMIT = 1_000  # of wishes that a look is awaited for; beyond it all of them are asked anew
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ class Inspection:
         self._retyped = retyped
         self._last: Assessment | None = None
         self._read_at_s = 0.0
+        self._began_s = 0.0  # when the last look began
+        self._asked: dict[tuple[object, ...], float] = {}  # what would be refused, and when it was asked first
         self._advised = 0
         self._distrusted: dict[str, set[str]] = {}  # table -> schemas
 
@@ -101,9 +103,10 @@ class Inspection:
         """The catalogue against the last one. Runs beside the loop, and changes nothing."""
         return assess(self._last, catalogue)
 
-    def tell(self, assessment: Assessment) -> None:
-        """Publish what is in doubt, and go by this look from now on."""
+    def tell(self, assessment: Assessment, began_s: float) -> None:
+        """Publish what is in doubt, and go by this look, which began at `began_s`, from now on."""
         self._last = assessment
+        self._began_s = began_s
         self._read_at_s = self._now_s()
         self._advised = 0
         self._distrusted = {}
@@ -156,7 +159,7 @@ class Inspection:
                 return NotReady("the relay has not read the tables of this database yet; ask again")
             return Accepted()
         answer = self._judge(last.catalogue, subscription, has_advice=False)
-        if isinstance(answer, Refusal) and self.age_s > FRESH_S:
+        if isinstance(answer, Refusal) and not self._has_looked_for(subscription):
             self._hasten()
             return NotReady(f"{answer.text}; the relay looks again, in case this is new")
         named = last.catalogue.named(subscription.table or "")
@@ -166,6 +169,16 @@ class Inspection:
             self._advised += size
             answer = self._judge(last.catalogue, subscription, has_advice=True)
         return answer
+
+    def _has_looked_for(self, subscription: Subscription) -> bool:
+        """True when a look began after this was asked for first: a table may be a moment old."""
+        wish = (subscription.table, subscription.schema, subscription.columns)
+        if len(self._asked) >= ASKED_LIMIT:
+            self._asked.clear()
+        if self._began_s <= self._asked.setdefault(wish, self._now_s()):
+            return False
+        del self._asked[wish]
+        return True
 
     def _judge(self, catalogue: Catalogue, subscription: Subscription, *, has_advice: bool) -> Accepted | Refusal:
         return judge(

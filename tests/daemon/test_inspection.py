@@ -14,7 +14,7 @@ from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
-from pgcachewatch_daemon.inspection import ADVICE_NAMES, FRESH_S, Inspection, NotReady
+from pgcachewatch_daemon.inspection import ADVICE_NAMES, ASKED_LIMIT, Inspection, NotReady
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.sql.assessment import DOUBTS
 from pgcachewatch_daemon.sql.catalogue import Catalogue
@@ -48,7 +48,8 @@ class Stage:
         self.hastened += 1
 
     def look(self, catalogue: Catalogue) -> None:
-        self.inspection.tell(self.inspection.assess(catalogue))
+        self.now_s += 1.0
+        self.inspection.tell(self.inspection.assess(catalogue), self.now_s)
 
     def join(self, *subscriptions: Subscription) -> Subscriber:
         subscriber = self.hub.join(messages.Hello(), subscriptions, now_ms=0.0)
@@ -151,20 +152,45 @@ def test_columns_wait_for_the_first_look_and_tables_do_not() -> None:
 def test_nobody_is_refused_by_an_old_look() -> None:
     stage = Stage()
     stage.look(RIGHT)
-    stage.now_s += FRESH_S + 1
     assert stage.judge("users", "id") == Accepted(("int8",))
     assert isinstance(stage.judge("new", "id"), NotReady)
     assert stage.hastened == 1
+    assert isinstance(stage.judge("new", "id"), NotReady)
     stage.look(installed([table(1, "users"), table(9, "new")]))
     assert stage.judge("new", "id") == Accepted(("int8",))
+    assert isinstance(stage.judge("missing", "id"), NotReady)
+    stage.look(RIGHT)
     assert isinstance(stage.judge("missing", "id"), Refusal)
+    assert isinstance(stage.judge("missing", "id"), NotReady)  # asked anew, so looked for anew
+
+
+def test_a_look_that_began_before_a_wish_refuses_it_to_nobody() -> None:
+    stage = Stage()
+    stage.look(RIGHT)
+    assert isinstance(stage.judge("new", "id"), NotReady)
+    stage.inspection.tell(stage.inspection.assess(RIGHT), stage.now_s - 1)
+    assert isinstance(stage.judge("new", "id"), NotReady)
+
+
+def test_wishes_that_wait_for_a_look_are_bounded() -> None:
+    stage = Stage()
+    stage.look(RIGHT)
+    for number in range(ASKED_LIMIT + 1):
+        assert isinstance(stage.judge(f"new{number}", "id"), NotReady)
+    stage.look(RIGHT)
+    assert isinstance(stage.judge("new0", "id"), NotReady)
+    assert isinstance(stage.judge(f"new{ASKED_LIMIT}", "id"), Refusal)
 
 
 def test_looking_for_names_that_come_close_is_bounded_between_two_looks() -> None:
     stage = Stage()
     size = ADVICE_NAMES // 2
-    stage.look(empty([table(1, "users"), *(table(oid, f"{oid}") for oid in range(2, size + 1))]))
-    told = [stage.judge("user", "id") for _ in range(3)]
+    catalogue = empty([table(1, "users"), *(table(oid, f"{oid}") for oid in range(2, size + 1))])
+    stage.look(catalogue)
+    for name in ("user", "usrs", "uses"):
+        stage.judge(name, "id")
+    stage.look(catalogue)
+    told = [stage.judge(name, "id") for name in ("user", "usrs", "uses")]
     assert ["did you mean" in str(each) for each in told] == [True, True, False]
 
 

@@ -96,9 +96,9 @@ async def test_a_carried_column_is_told_with_its_old_and_its_new_value(rows: Row
     async with looking(rows.database) as relay, Client(relay) as client:
         await client.hello(sub("users", "tenant_id"))
         await rows.writer.execute("UPDATE users SET tenant_id = 7 WHERE id = 1")
-        assert await items(client) == [("u", "tenant_id=1"), ("u", "tenant_id=7")]
+        assert await items(client) == [("u", "1"), ("u", "7")]
         await rows.writer.execute("UPDATE users SET tenant_id = NULL WHERE id = 1")
-        assert await items(client) == [("u", "tenant_id"), ("u", "tenant_id=7")]
+        assert await items(client) == [("u", None)]
 
 
 @pytest.mark.rule("W-ROW-1")
@@ -116,7 +116,7 @@ async def test_whoever_comes_back_is_replayed_the_keys_in_its_own_order(rows: Ro
             again.cursor = position["s"]
             assert (await again.hello(*wishes, resume=position))["resumed"] is True
             event = await again.until("ev")
-            assert sorted(event["i"]) == [[1, "*", '["ü\\"","1"]'], [2, "*", "tenant_id=1"]]
+            assert sorted(event["i"]) == [[1, "*", '["ü\\"","1"]'], [2, "*", "1"]]
 
 
 # --- refusals
@@ -124,30 +124,31 @@ async def test_whoever_comes_back_is_replayed_the_keys_in_its_own_order(rows: Ro
 
 @pytest.mark.rule("W-ROW-3")
 async def test_wishes_that_tell_no_rows_apart_are_refused_in_their_place_and_the_others_live(rows: RowTriggers) -> None:
-    async with looking(rows.database) as relay, Client(relay) as client:
-        await client.hello(
-            sub("user", "id", id=1),
-            sub("users", "idd", id=2),
-            sub("users", "id", id=3),
-            {"t": "sub", "id": 4, "table": "user"},
-        )
-        answers = [await client.next() for _ in range(4)]
-        assert [(each["t"], each["id"]) for each in answers] == [("err", 1), ("err", 2), ("subok", 3), ("subok", 4)]
-        assert [each["code"] for each in answers[:2]] == ["unknown_table", "unknown_column"]
-        assert "did you mean public.users?" in answers[0]["message"]
-        assert "did you mean id?" in answers[1]["message"]
-        assert "pgcachewatch install public.users --columns tenant_id,idd --commit" in answers[1]["message"]
-        assert "did you mean public.users?" in answers[3]["notice"]
-        await rows.writer.execute("UPDATE users SET v = 1 WHERE id = 5")
-        event = await client.until("ev")
-        assert {sid for sid, _, _ in event["i"]} == {answers[2]["sid"]}
+    async with looking(rows.database) as relay:
+        async with Client(relay) as client:
+            wishes = sub("user", "id", id=1), sub("users", "idd", id=2)
+            await client.hello(*wishes)
+            for identity in (1, 2):
+                assert (await client.until("err", id=identity))["code"] == "not_ready", "they may be a moment old"
+            await eventually(lambda: relay._watcher.stats.looks["ok"] == 2)
+        async with Client(relay) as client:
+            await client.hello(*wishes, sub("users", "id", id=3), {"t": "sub", "id": 4, "table": "user"})
+            answers = [await client.next() for _ in range(4)]
+            assert [(each["t"], each["id"]) for each in answers] == [("err", 1), ("err", 2), ("subok", 3), ("subok", 4)]
+            assert [each["code"] for each in answers[:2]] == ["unknown_table", "unknown_column"]
+            assert "did you mean public.users?" in answers[0]["message"]
+            assert "did you mean id?" in answers[1]["message"]
+            assert "pgcachewatch install public.users --columns tenant_id,idd --commit" in answers[1]["message"]
+            assert "did you mean public.users?" in answers[3]["notice"]
+            await rows.writer.execute("UPDATE users SET v = 1 WHERE id = 5")
+            event = await client.until("ev")
+            assert {sid for sid, _, _ in event["i"]} == {answers[2]["sid"]}
 
 
 @pytest.mark.rule("W-ROW-3")
 async def test_a_table_made_after_the_last_look_is_found_by_asking_again(rows: RowTriggers) -> None:
     async with looking(rows.database) as relay, Client(relay) as client:
         await client.hello()
-        relay._inspection._read_at_s -= 60.0  # the look of a minute ago
         await rows.writer.execute("CREATE TABLE fresh (id uuid PRIMARY KEY)")
         await client.say(**sub("fresh", "id", id=7))
         refusal = await client.until("err", id=7)
@@ -314,9 +315,10 @@ async def test_a_token_passes_behind_the_rows_of_its_transaction_and_is_lost_wit
             await client.until("barrierok", id=number)
             last = [each for each in client.seen if each["t"] == "ev"][-1]
             assert [1, "u", str(number)] in last["i"]
+        await client.say(t="barrier", id=99, token=f"{99:032x}")
+        await client.say(t="barrier", id=98)
+        await client.until("barrierok", id=98)
         await kill_listener(rows.database)
-        await client.until("reset")
-        await client.say(t="barrier", id=99, token=f"{1:032x}")
         assert (await client.until("err", id=99))["code"] == "token_lost"
 
 
@@ -324,7 +326,6 @@ async def test_a_token_passes_behind_the_rows_of_its_transaction_and_is_lost_wit
 async def test_a_token_may_be_asked_for_before_its_transaction_commits(rows: RowTriggers) -> None:
     token = "a" * 32
     async with looking(rows.database) as relay, Client(relay) as client:
-        relay._tokens._since_ms = -1e9  # up for longer than anybody waits to ask
         await client.hello(sub("users", "id"))
         transaction = rows.writer.transaction()
         await transaction.start()
@@ -352,7 +353,6 @@ async def test_no_token_of_many_writers_passes_before_the_rows_of_its_transactio
             await commit(connection, f"{row:032x}", f"UPDATE users SET v = 1 WHERE id = {row}")
 
     async with looking(rows.database) as relay, Client(relay) as client:
-        relay._tokens._since_ms = -1e9
         await client.hello(sub("users", "id"))
         wanted = range(1000, 1000 + writers * each)
         for row in wanted:

@@ -36,6 +36,7 @@ logger = logging.getLogger("pgcachewatch")
 RETRY_REFUSED_S = 1.0  # when the relay refuses a subscription for now, and does not say for how long
 REFUSALS_KEPT = 20
 UNDECLARABLE = frozenset({"unknown_table", "unknown_column", "unusable_column"})  # err codes that a declaration earns
+DECLARE_AGAIN_S = 5.0  # and is tried again, because a table may be created, or installed with a further column
 
 
 class Flushed(Protocol):
@@ -99,6 +100,8 @@ class CacheReader:
 
     def refused(self, error: PGCacheWatchError) -> None:
         if self._rows is not None and isinstance(error, ConfigurationError):
+            if self._rows.problem == str(error):
+                return
             self._rows.problem = str(error)
         logger.error("%s will run for every call: %s", self._label, error)
 
@@ -330,7 +333,8 @@ class Watch:
             return
         is_declaration = rejected.code in UNDECLARABLE
         self.last_error = ConfigurationError(rejected.message) if is_declaration else ConnectionFailed(text)
-        self.refusals = [*self.refusals, text][-REFUSALS_KEPT:]
+        if text not in self.refusals:
+            self.refusals = [*self.refusals, text][-REFUSALS_KEPT:]
         if rejected.id is None or not self.subscriptions.refused(rejected.id, self.last_error, rejected.may_retry):
             logger.warning("%s", text)
             return
@@ -339,6 +343,8 @@ class Watch:
         if rejected.may_retry:
             after_s = RETRY_REFUSED_S if rejected.after_ms is None else rejected.after_ms / 1000
             asyncio.get_running_loop().call_later(after_s, self._retry, rejected.id)
+        elif is_declaration:
+            asyncio.get_running_loop().call_later(DECLARE_AGAIN_S, self._retry, rejected.id)
         self._wake()
 
     def _retry(self, identity: int) -> None:

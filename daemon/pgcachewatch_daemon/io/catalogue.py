@@ -83,7 +83,8 @@ class CatalogueStats:
 class CatalogueWatcher(Generic[Verdict]):
     """Looks while the source is up, in a task of its own between `start` and `close`.
 
-    `judge` runs in a thread; what it returns is handed to `tell` on the loop. `clock` is monotonic, in seconds.
+    `judge` runs in a thread; what it returns is handed to `tell` on the loop, with the instant at which the look began.
+    `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class CatalogueWatcher(Generic[Verdict]):
         options: CatalogueOptions,
         *,
         judge: Callable[[catalogue.Catalogue], Verdict],
-        tell: Callable[[Verdict], None],
+        tell: Callable[[Verdict, float], None],
         clock: Callable[[], float],
     ) -> None:
         self.stats = CatalogueStats()
@@ -157,9 +158,10 @@ class CatalogueWatcher(Generic[Verdict]):
                 pass  # the ordinary case: nobody asked
 
     async def _look(self) -> bool:
+        began_s = self._clock()
         try:
             verdict = await asyncio.to_thread(self._judge, await self._read())
-            self._tell(verdict)
+            self._tell(verdict, began_s)
         except Exception as error:
             # Broad on purpose: whatever it is, the next look may go well, and events flow meanwhile.
             if not self._is_stopping:

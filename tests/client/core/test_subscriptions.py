@@ -195,6 +195,7 @@ def test_a_wish_for_rows_says_by_which_columns_and_one_for_tables_says_by_none()
 
 
 @pytest.mark.rule("W-ROW-2")
+@pytest.mark.rule("W-ROW-4")
 def test_types_of_columns_are_known_from_the_grant_and_a_change_of_them_starts_anew() -> None:
     subscriptions, reader = Subscriptions(), Recorder()
     (sub,) = subscriptions.add_wishes(reader, [ROWS])

@@ -32,7 +32,9 @@ async def watching(
     dsn: str, options: CatalogueOptions, *, judge: Callable[[Catalogue], Catalogue] = as_it_is
 ) -> AsyncIterator[tuple[CatalogueWatcher[Catalogue], list[Catalogue]]]:
     told: list[Catalogue] = []
-    watcher = CatalogueWatcher(replace(options, dsn=dsn), judge=judge, tell=told.append, clock=time.monotonic)
+    watcher = CatalogueWatcher(
+        replace(options, dsn=dsn), judge=judge, tell=lambda verdict, _: told.append(verdict), clock=time.monotonic
+    )
     watcher.start()
     try:
         yield watcher, told
@@ -152,5 +154,5 @@ async def test_closing_waits_for_no_server(database: Database) -> None:
 
 
 async def test_closing_what_was_never_started_does_nothing() -> None:
-    watcher = CatalogueWatcher(SLOW, judge=as_it_is, tell=lambda _: None, clock=time.monotonic)
+    watcher = CatalogueWatcher(SLOW, judge=as_it_is, tell=lambda _, began_s: None, clock=time.monotonic)
     await watcher.close()
