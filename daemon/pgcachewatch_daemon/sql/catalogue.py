@@ -82,7 +82,9 @@ FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE NOT t.tgisinternal AND (n.nspname = 'pgcachewatch' OR p.proname LIKE 'fn\_pgcachewatch%'
-  OR t.tgname LIKE 'tg\_pgcachewatch%')
+  OR t.tgname LIKE 'tg\_pgcachewatch%'
+  -- The original lets people name both as they like; these two words are in the body of each.
+  OR (p.prosrc LIKE '%pg_notify%' AND p.prosrc LIKE '%operation%'))
 """
 
 FUNCTIONS_SQL = """
