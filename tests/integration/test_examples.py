@@ -21,6 +21,7 @@ from pgcachewatch import models, queries
 from pgcachewatch.testing import FakeRelay
 from tests.postgres import Database
 from tests.relay_process import RelayProcess
+from tests.row_triggers import RowTriggers
 from tests.tidy.tree import ROOT
 from tests.waiting import eventually
 
@@ -217,3 +218,34 @@ async def test_the_test_of_the_readme() -> None:
     test: Callable[[FakeRelay], Awaitable[None]] = names["test_price_is_read_again_after_an_update"]
     await test(FakeRelay())
     assert runs == 2
+
+
+async def test_the_row_code_of_the_readme_drops_what_it_says(
+    users: asyncpg.Connection, relay: RelayProcess, database: Database
+) -> None:
+    await users.execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, tenant_id int);"
+        "CREATE TABLE prices (id int); CREATE TABLE dishes (id int)"
+    )
+    await users.execute("DROP TRIGGER watch ON users")  # each statement would drop the whole table
+    rig = await RowTriggers.open(database)
+    await rig.install("users", "orders", "prices", "dishes", columns=("tenant_id",), channel=models.DEFAULT_PG_CHANNEL)
+    async with asyncpg.create_pool() as pool, pgcachewatch.connect(relay.url) as client, asyncio.timeout(WITHIN_S):
+        names: dict[str, Any] = {"User": object, "Order": object, "Menu": object, "client": client, "pool": pool}
+        body = textwrap.indent(readme("client.token(connection)"), "    ")
+        code = f"async def program():\n{body}\n    return get_user, orders_of, newest_order, menu\n"
+        exec(compile("from __future__ import annotations\n" + code, "README.md", "exec"), names)
+        get_user, orders_of, newest_order, menu = await names["program"]()
+        await client.wait_live()
+        assert (
+            await get_user(5) is await get_user(6) is await orders_of(1) is await orders_of(2) is await menu() is None
+        )
+
+        await users.execute("INSERT INTO users VALUES (5, 'Ada'); INSERT INTO orders VALUES (1, 2)")
+        await client.barrier()
+
+        assert [get_user.cache_contains(5), get_user.cache_contains(6)] == [False, True]
+        assert [orders_of.cache_contains(1), orders_of.cache_contains(2)] == [True, False]
+        assert not menu.cache_contains()
+        assert client.invalidate("menu") == 1
+        assert newest_order.cache_parameters()["ttl"] == "10m"
