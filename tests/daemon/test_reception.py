@@ -152,10 +152,12 @@ async def test_a_token_is_lost_with_the_listen_connection_and_asked_for_without(
         await notify(database, token, "pgcachewatch_token")
         await client.say(t="barrier", id=1, token=token)
         await client.until("barrierok", id=1)
+        await client.say(t="barrier", id=2, token="e" * 32)
+        await client.say(t="ping", id=9)
+        await client.until("pong", id=9)
         await kill_listener(database)
-        await client.until("reset")
-        await client.say(t="barrier", id=2, token=token)
         assert (await client.until("err", id=2))["code"] == "token_lost"
+        await client.until("reset")
         await client.say(t="barrier", id=3)
         await client.until("barrierok", id=3)
 

@@ -107,6 +107,11 @@ def cached(
     if is_async(function):
         loop_fills: LoopFills[Any] = LoopFills(function, keys, store, options)
         return _finished(asynchronous(loop_fills, loop_fills.call), function, loop_fills)
+    if options.refresh_s:
+        raise ConfigurationError(
+            f"{keys.name} is no async def, so nothing can fill it anew while its caller goes on; leave stale= and "
+            "refresh= out"
+        )
     thread_fills: ThreadFills[Any] = ThreadFills(function, keys, store, options)
     return _finished(synchronous(thread_fills, thread_fills.call), function, thread_fills)
 
@@ -148,7 +153,7 @@ def _finished(wrapper: Callable[..., Any], function: Callable[..., Any], fills: 
 
     def contains(*args: Any, **kwargs: Any) -> bool:
         entry = store.lookup(keys.of(args, kwargs))
-        return entry is not None and fills.options.clock() < entry.until
+        return entry is not None and fills.options.clock() < entry.until + fills.options.refresh_s
 
     done: Any = wrapper  # Any: attributes of a function
     done.cache_info = store.info

@@ -43,7 +43,9 @@ class CacheKeywords(TypedDict, total=False):
     invalidates. No rows and no tables mean everything on the client's channels. `strategy`: Greedy, Windowed or Timed,
     which says what of the changes matters, instead of every one.
 
-    `maxsize`: entries kept. `ttl`: how long one lives at most: seconds, a timedelta, or "90s", "10m", "2h", "1d".
+    `maxsize`: entries kept. `ttl`: how long one lives at most: seconds, a timedelta, or "90s", "10m", "2h", "1d". Of an
+    `async def`, `refresh` is how long before that end a call has it filled anew while it is served, and `stale` how
+    long after it. A change drops it all the same. `typed` is True: 1, True and 1.0 are three keys, always.
     `store_none` False: None is not stored. `store_if`: is asked of each result whether it is. `copy`: "deep", or a
     function; each caller gets a copy of its own. `ignore`: names of arguments that do not tell two calls apart. `key`:
     computes from the arguments what does. `on_disconnect`: overrides the client's. `name`: for logs.
@@ -55,6 +57,9 @@ class CacheKeywords(TypedDict, total=False):
     tags: Collection[Tag | str]
     maxsize: int
     ttl: float | datetime.timedelta | str | None
+    refresh: float | datetime.timedelta | str | None
+    stale: float | datetime.timedelta | str | None
+    typed: Literal[True]
     store_none: bool
     store_if: Callable[[Any], bool] | None
     copy: Literal["deep"] | Callable[[Any], Any] | None
@@ -150,6 +155,13 @@ class Caching:
     def _options(self, keywords: CacheKeywords) -> CacheOptions:
         mode = keywords.get("on_disconnect") or self._on_disconnect
         check(mode in get_args(OnDisconnect), "on_disconnect", mode, f"use one of {get_args(OnDisconnect)}")
+        check(keywords.get("typed", True) is True, "typed", False, "1 and True are two keys; or make the key with key=")
+        ttl_s, refresh_s = _seconds("ttl", keywords.get("ttl")), _seconds("refresh", keywords.get("refresh"))
+        stale_s = _seconds("stale", keywords.get("stale"))
+        has_more = keywords.get("refresh") is not None or keywords.get("stale") is not None
+        check(not has_more or ttl_s < FOREVER, "ttl", None, "refresh= and stale= are about its end, so give one")
+        refresh_s, stale_s = (0.0 if each == FOREVER else each for each in (refresh_s, stale_s))
+        check(refresh_s < ttl_s, "refresh", keywords.get("refresh"), "give less than ttl=")
         return CacheOptions(
             on_unfresh=mode,
             staleness_s=self._watch.freshness.staleness_s,
@@ -157,7 +169,8 @@ class Caching:
             clock=self._clock,
             ignore=keywords.get("ignore", ()),
             key=keywords.get("key"),
-            ttl_s=_seconds(keywords.get("ttl")),
+            ttl_s=ttl_s - refresh_s,
+            refresh_s=refresh_s + stale_s,
             is_kept=_is_kept(store_none=keywords.get("store_none", True), store_if=keywords.get("store_if")),
             copy=copying.deepcopy if keywords.get("copy") == "deep" else _function("copy", keywords.get("copy")),
             declared={name: value for name, value in keywords.items() if name not in ("maxsize", "strategy")},
@@ -258,18 +271,18 @@ _TTL = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
-def _seconds(ttl: float | datetime.timedelta | str | None) -> float:
-    """A time to live in seconds; infinite for None."""
+def _seconds(name: str, value: float | datetime.timedelta | str | None) -> float:
+    """A length of time in seconds; infinite for None."""
     remedy = 'give seconds above 0, a timedelta, or a text such as "90s", "10m", "2h", "1d"'
-    if ttl is None:
+    if value is None:
         return FOREVER
-    if isinstance(ttl, str):
-        found = _TTL.fullmatch(ttl.strip())
-        check(found is not None, "ttl", ttl, remedy)
+    if isinstance(value, str):
+        found = _TTL.fullmatch(value.strip())
+        check(found is not None, name, value, remedy)
         seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
     else:
-        seconds = ttl.total_seconds() if isinstance(ttl, datetime.timedelta) else float(ttl)
-    check(seconds > 0, "ttl", ttl, remedy)
+        seconds = value.total_seconds() if isinstance(value, datetime.timedelta) else float(value)
+    check(seconds > 0, name, value, remedy)
     return seconds
 
 

@@ -53,9 +53,9 @@ class CacheOptions:
     and miss; joining a running fill is a hit. `bypass` is asked on the slow path only, whether this call wants to run
     the function (see Trust.hold). `has_hit_path` False sends each call through the slow path, for a trust that must be
     asked exactly once per call. `clock` is the one the trust's deadline is on, in seconds. `ignore` and `key` decide
-    what tells two calls apart. `rows` are the row dependencies. An entry lives `ttl_s` at most; a value for which
-    `is_kept` is False is not stored; `copy` makes what each caller gets, and what is stored, its own. `declared` is
-    what `cache_parameters()` tells beside `maxsize`.
+    what tells two calls apart. `rows` are the row dependencies. An entry is served for `ttl_s`, and for `refresh_s`
+    more while one run fills it anew; a value for which `is_kept` is False is not stored; `copy` makes what each caller
+    gets, and what is stored, its own. `declared` is what `cache_parameters()` tells beside `maxsize`.
     """
 
     on_unfresh: OnUnfresh = "share"
@@ -68,6 +68,7 @@ class CacheOptions:
     key: Callable[..., Hashable] | None = None
     rows: Rows | None = None
     ttl_s: float = FOREVER
+    refresh_s: float = 0.0
     is_kept: Callable[[Any], bool] | None = None
     copy: Callable[[Any], Any] | None = None
     declared: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +83,14 @@ class CacheOptions:
 class Lead(Generic[F]):
     """Start this fill."""
 
+    fill: Fill[F]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh(Generic[F]):
+    """Serve this entry, whose time is over, and start this fill for those who come later."""
+
+    entry: Entry[Any]
     fill: Fill[F]
 
 
@@ -157,7 +166,7 @@ class Fills(Generic[F]):
 
     def decide(
         self, key: Hashable, now: float, args: Arguments = (), kwargs: Keywords = NO_KEYWORDS
-    ) -> Entry[Any] | Join[F] | Lead[F] | Await[F] | RunAlone:
+    ) -> Entry[Any] | Refresh[F] | Join[F] | Lead[F] | Await[F] | RunAlone:
         """What this call does. Raises NotFresh, and ConfigurationError for rows that do not exist."""
         store, options = self.store, self.options
         is_fresh = now < store.trust.lease
@@ -166,9 +175,12 @@ class Fills(Generic[F]):
         with store.lock:
             if is_fresh or options.on_unfresh == "stale":
                 entry = store.lookup(key)
-                if entry is not None and now < entry.until:
+                if entry is not None and now < entry.until + options.refresh_s:
                     entry.hits += 1
-                    return entry
+                    if now < entry.until or rows is None or not self._may_refresh(key):
+                        return entry
+                    fill = store.begin(key, now=now, run=self.new_flight(), is_storable=is_fresh, rows=rows)
+                    return Refresh(entry, fill)
             if not is_fresh:
                 store.stats.bypasses += 1
                 if options.rows is not None and options.rows.problem:
@@ -243,6 +255,11 @@ class Fills(Generic[F]):
 
     def _observe_hit(self) -> None:
         self.observe("hit")
+
+    def _may_refresh(self, key: Hashable) -> bool:
+        """True when nobody fills this key already."""
+        fill = self.store.current(key)
+        return fill is None or self.is_gone(fill.run)
 
     def _rows_of(self, args: Arguments, kwargs: Keywords) -> tuple[object, list[RowKey] | None]:
         """The rows this call depends on, as far as they are known; None when they can not be told. With their types."""

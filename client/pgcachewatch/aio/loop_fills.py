@@ -17,7 +17,7 @@ import asyncio
 import contextvars
 from typing import Generic, TypeVar, assert_never, cast
 
-from pgcachewatch.aio.fills import Await, Fills, Join, Lead, RunAlone
+from pgcachewatch.aio.fills import Await, Fills, Join, Lead, Refresh, RunAlone
 from pgcachewatch.aio.flight import CURRENT, Abandoned, LoopFlight, stop_waiting
 from pgcachewatch.core.keys import Arguments, Keywords
 from pgcachewatch.core.store import Entry, Fill
@@ -45,6 +45,10 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
                 case Entry():
                     self.observe("hit")
                     return cast("R", self.handed(decision.value))
+                case Refresh():
+                    self._start(decision.fill, args, kwargs)
+                    self.observe("hit")
+                    return cast("R", self.handed(decision.entry.value))
                 case RunAlone():
                     break
                 case Lead():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar, assert_never, cast
 
-from pgcachewatch.aio.fills import Await, Fills, Join, Lead, RunAlone
+from pgcachewatch.aio.fills import Await, Fills, Join, Lead, Refresh, RunAlone
 from pgcachewatch.aio.flight import CURRENT, Abandoned, ThreadFlight, stop_waiting
 from pgcachewatch.core.keys import Arguments, Keywords
 from pgcachewatch.core.store import Entry, Fill
@@ -34,6 +34,9 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
                 case Entry():
                     self.observe("hit")
                     return cast("R", self.handed(decision.value))
+                case Refresh():
+                    # Refused when it was declared: there is no thread to run it in but this caller's.
+                    return self._run(decision.fill, args, kwargs)
                 case RunAlone():
                     break
                 case Lead():

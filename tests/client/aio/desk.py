@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgcachewatch.aio.cache import new_store
-from pgcachewatch.aio.fills import Await, CacheOptions, Fills, Join, Lead, RunAlone
+from pgcachewatch.aio.fills import Await, CacheOptions, Fills, Join, Lead, Refresh, RunAlone
 from pgcachewatch.aio.flight import Flight
 from pgcachewatch.core.keys import Keys
 from pgcachewatch.core.store import Entry, Fill
@@ -34,7 +34,7 @@ class Desk(Fills[Flight[Any]]):
     def is_gone(self, flight: Flight[Any]) -> bool:
         return flight in self.gone
 
-    def ask(self, key: object = "key") -> Entry[Any] | Join[Any] | Lead[Any] | Await[Any] | RunAlone:
+    def ask(self, key: object = "key") -> Entry[Any] | Refresh[Any] | Join[Any] | Lead[Any] | Await[Any] | RunAlone:
         return self.decide(key, self.now_s)
 
     def lead(self, key: object = "key") -> Fill[Flight[Any]]:

@@ -229,6 +229,94 @@ async def test_a_time_to_live_that_is_none_is_refused(fake_relay: FakeRelay, ttl
 
 
 @pytest.mark.parametrize(
+    ("options", "filled_at", "gone_at"),
+    [
+        ({"ttl": 10, "stale": 5}, 10, 15),
+        ({"ttl": 10, "refresh": 4}, 6, 10),
+        ({"ttl": 10, "refresh": 4, "stale": 5}, 6, 15),
+    ],
+)
+async def test_an_entry_near_its_end_is_served_while_one_run_fills_it_anew(
+    fake_relay: FakeRelay, options: dict[str, Any], filled_at: float, gone_at: float
+) -> None:
+    source = Source()
+    async with fake_relay.connect() as client:
+        read = client.cache(source.read, tables=["users"], **options)
+        await client.wait_live()
+        assert await read(1) == 1
+        fake_relay.advance(filled_at - 0.1)
+        assert [await read(1), source.runs] == [1, 1]
+        fake_relay.advance(0.2)
+        source.gate.clear()
+        assert [await read(1), await read(1)] == [1, 1]
+        await settle()
+        assert source.runs == 2, "one run for all"
+        source.gate.set()
+        await settle()
+        assert [await read(1), source.runs] == [2, 2]
+        fake_relay.advance(gone_at + 0.1)
+        assert not read.cache_contains(1)
+        assert await read(1) == 3
+
+
+async def test_a_change_drops_an_entry_that_is_being_filled_anew(fake_relay: FakeRelay) -> None:
+    source = Source()
+    async with fake_relay.connect() as client:
+        read = client.cache(source.read, rows=Row("users", id="key"), ttl=10, stale=50)
+        await client.wait_live()
+        await read(1)
+        fake_relay.advance(11)
+        source.gate.clear()
+        assert await read(1) == 1
+        fake_relay.emit("users", id=1)
+        source.gate.set()
+        assert await read(1) == 3
+
+
+async def test_a_refresh_that_fails_leaves_the_entry_and_is_tried_again(fake_relay: FakeRelay) -> None:
+    outcomes = iter([1, 0, 3])
+
+    async def read() -> int:
+        outcome = next(outcomes)
+        if not outcome:
+            raise OSError("away")
+        return outcome
+
+    async with fake_relay.connect() as client:
+        cached = client.cache(read, ttl=10, stale=50)
+        await client.wait_live()
+        assert await cached() == 1
+        fake_relay.advance(11)
+        for value in (1, 1, 3):
+            assert await cached() == value
+            await settle()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"stale": 5}, "ttl"),
+        ({"refresh": 5}, "ttl"),
+        ({"ttl": 5, "refresh": 5}, "less than ttl"),
+        ({"ttl": 5, "stale": "x"}, "stale"),
+        ({"typed": False}, "typed"),
+    ],
+)
+async def test_lengths_of_time_that_can_not_work_together_are_refused(
+    fake_relay: FakeRelay, options: dict[str, Any], says: str
+) -> None:
+    async with fake_relay.connect() as client:
+        with pytest.raises(ConfigurationError, match=says):
+            client.cache(Source().read, **options)
+
+
+async def test_a_plain_function_can_not_be_filled_anew_beside_its_caller(fake_relay: FakeRelay) -> None:
+    async with fake_relay.connect() as client:
+        with pytest.raises(ConfigurationError, match="no async def"):
+            client.cache(lambda: 1, ttl=5, stale=5)
+
+
+@pytest.mark.parametrize(
     ("options", "kept"),
     [
         ({}, [None, 0, 5]),
