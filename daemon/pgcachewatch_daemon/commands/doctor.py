@@ -17,14 +17,12 @@ from typing import Literal
 
 from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected
 from pgcachewatch_daemon.commands.install import run
+from pgcachewatch_daemon.core.server_version import OLDEST_MAJOR, ServerVersion
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
 from pgcachewatch_daemon.sql.drift import findings
 
 Grade = Literal["ok", "warn", "fail"]
 
-OLDEST_MAJOR = 14
-# Before these, an error while notifications are read loses one without ending the session.
-SAFE_MINORS = {14: 21, 15: 16, 16: 12, 17: 8, 18: 2}
 QUEUE_WARN, QUEUE_FAIL = 0.1, 0.5
 SKEW_WARN_S = 1.0
 LOOPBACK_WARN_S, LOOPBACK_LIMIT_S = 0.25, 3.0
@@ -48,7 +46,7 @@ SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS is_
 class Measurements:
     """What was found. `loopback_s` None: it did not return, or was not to be tried."""
 
-    version: tuple[int, int]
+    version: ServerVersion
     announced_pid: int
     pids: tuple[int, ...]
     is_in_recovery: bool
@@ -108,9 +106,8 @@ async def measure(connection: Connection) -> Measurements:
     relations = list(catalogue.relations.values())
     skew_s, round_trip_s = await _skew(connection)
     has_loopback = not facts["is_in_recovery"]
-    version = connection.get_server_version()
     return Measurements(
-        version=(version.major, version.minor),
+        version=ServerVersion.parse(connection.get_settings().server_version),
         announced_pid=connection.get_server_pid(),
         pids=(facts["pid"], second),
         is_in_recovery=facts["is_in_recovery"],
@@ -175,16 +172,12 @@ def diagnose(found: Measurements) -> list[Diagnosis]:
 
 
 def _version(found: Measurements) -> Diagnosis:
-    major, minor = found.version
-    text = f"PostgreSQL {major}.{minor}"
-    if major < OLDEST_MAJOR:
+    version = found.version
+    text = f"PostgreSQL {version}"
+    if not version.is_supported:
         return Diagnosis("fail", "version", text, f"upgrade to {OLDEST_MAJOR} or later")
-    if minor < SAFE_MINORS.get(major, 0):
-        remedy = (
-            f"upgrade to {major}.{SAFE_MINORS[major]}: before it an error can lose a notification in silence, and "
-            "MERGE inside WITH beside another write to the same table may raise no event"
-        )
-        return Diagnosis("warn", "version", text, remedy)
+    if version.problem:
+        return Diagnosis("warn", "version", text, version.problem)
     return Diagnosis("ok", "version", text)
 
 

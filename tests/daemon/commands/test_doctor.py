@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from pgcachewatch_daemon.commands.doctor import Measurements, diagnose, doctor, measure, render
+from pgcachewatch_daemon.core.server_version import ServerVersion
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
 
 HEALTHY = Measurements(
-    version=(18, 4), announced_pid=7, pids=(7, 7), is_in_recovery=False, role="r", may_create=True, has_schema=True,
+    version=ServerVersion(18, 4),
+    announced_pid=7, pids=(7, 7), is_in_recovery=False, role="r", may_create=True, has_schema=True,
     watchable=3, tables=3, queue_usage=0.0, commit_waiters=0, prepared=0, skew_s=0.01, round_trip_s=0.001,
     loopback_s=0.001, losing=(),
 )  # fmt: skip
@@ -26,9 +28,9 @@ def grades(found: Measurements) -> dict[str, str]:
     ("changes", "expected"),
     [
         ({}, {}),
-        ({"version": (13, 20)}, {"version": "fail"}),
-        ({"version": (15, 15)}, {"version": "warn"}),
-        ({"version": (15, 16)}, {}),
+        ({"version": ServerVersion(13, 20)}, {"version": "fail"}),
+        ({"version": ServerVersion(15, 15)}, {"version": "warn"}),
+        ({"version": ServerVersion(15, 16)}, {}),
         ({"pids": (8, 8)}, {"pooler": "fail"}),
         ({"pids": (7, 8)}, {"pooler": "fail"}),
         ({"is_in_recovery": True, "loopback_s": None}, {"recovery": "fail"}),

@@ -27,6 +27,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
+from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
@@ -84,6 +85,7 @@ class PostgresSource:
         self._task: asyncio.Task[None] | None = None
         self._said = ""
         self._said_at_s = 0.0
+        self._warned_of = ""
         self.stats = SourceStats()
         self.is_up = False
         self.since_s = clock()
@@ -284,7 +286,10 @@ class PostgresSource:
         await self._loop_back(connection)
         while not self.is_up:
             await self._sleep(self._options.overdue_s)
-        version = connection.get_settings().server_version.partition(" ")[0]
+        version = ServerVersion.parse(connection.get_settings().server_version)
+        if version.problem and str(version) != self._warned_of:
+            self._warned_of = str(version)
+            logger.warning("source version=%s: %s", version, version.problem)
         logger.info("source up server=%s version=%s channels=%d", describe_dsn(dsn), version, len(self._proven))
         self._said = ""
 
