@@ -80,8 +80,13 @@ class Shown:
 
     def line(self, text: str) -> None:
         """One line, with the time since the start in front."""
-        sys.stdout.write(f"{time.monotonic() - self.started_s:7.1f} s  {text}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{time.monotonic() - self.started_s:7.1f} s  {text}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever looked has gone; and at exit Python would try again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
 
 
 class Database:

@@ -100,8 +100,13 @@ class Supervisor:
             self._say("stopped; nothing is left behind")
 
     def _say(self, text: str) -> None:
-        sys.stdout.write(f"{time.monotonic() - self._started_s:7.1f} s  {text}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{time.monotonic() - self._started_s:7.1f} s  {text}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever looked has gone, as `head` does: nobody is left to show anything to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.stop()
 
     def _start(self, child: Child) -> None:
         child.start()

@@ -108,3 +108,19 @@ def test_a_killed_supervisor_leaves_no_process_behind(demo: RunningDemo) -> None
     while left := [pid for pid in pids if is_alive(pid)]:
         assert time.monotonic() < deadline_s, f"still running: {left}"
         time.sleep(POLL_S)
+
+
+def test_whoever_stops_looking_ends_it_without_a_complaint_and_nothing_is_left() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="demo-") as folder:
+        Path(folder).chmod(0o755)
+        command = [sys.executable, "-m", "pgcachewatch", "demo"]
+        environment = {**os.environ, "TMPDIR": folder}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            complaint = process.stderr.read()
+            assert process.wait(WITHIN_S) == 0
+        assert complaint == b""
+        assert list(Path(folder).iterdir()) == []
