@@ -83,7 +83,9 @@ class Relay:
     def __init__(self, options: RelayOptions) -> None:
         self.options = options
         self._intake = Intake()
-        self._loopback = Loopback(lambda: secrets.token_hex(8), options.barriers)
+        self._loopback = Loopback(
+            lambda: secrets.token_hex(8), options.barriers, wants_snapshot=lambda: self._hub.has_stamps
+        )
         self._tokens = Tokens(options.barriers)
         self._admission = Admission(options.admission)
         self._hub = Hub(
@@ -229,13 +231,13 @@ class Relay:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
         self._hub.publish(gap, channel=channel, payload="", now_s=time.monotonic())
 
-    def looped_back(self, nonce: str) -> None:
-        result = self._loopback.returned(nonce)
+    def looped_back(self, payload: str) -> None:
+        result = self._loopback.returned(payload)
         if isinstance(result, Ignored):
             return
         now_ms = time.monotonic() * 1_000
         self._loopback_seconds.observe((now_ms - result.as_of_ms) / 1_000)
-        self._hub.mark(result.as_of_ms)
+        self._hub.mark(result.as_of_ms, result.snapshot)
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
         self._barriers.looped_back(result)

@@ -33,13 +33,19 @@ ENDED_SUBSCRIPTIONS = messages.SUBSCRIPTIONS_PER_CONNECTION
 class Change:
     """One item of an `ev`: subscription `id` saw operation letter `op` on `key` (None: all the subscription covers).
 
-    `detail` is the event's own content in stream mode, None otherwise.
+    `detail` is the event's own content in stream mode, and with stamps its transaction; None otherwise.
     """
 
     id: int
     op: str
     key: str | None
     detail: dict[str, object] | None = None
+
+    @property
+    def xid(self) -> int | None:
+        """The transaction that made it; None when that is not known, or there were several (W-STAMP-1)."""
+        xid = None if self.detail is None else self.detail.get("x")
+        return xid if type(xid) is int else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,13 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Each commit that returned before the relay's instant `as_of_ms` has been applied."""
+    """Each commit that returned before the relay's instant `as_of_ms` has been applied.
+
+    `snapshot` is the primary's, taken at or after that instant, when the mark showed one (W-STAMP-2).
+    """
 
     as_of_ms: float
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +292,7 @@ class ClientSession:
                 self._advance(message.p, message.s, out)
                 # Before each subscription is live, a mark proves nothing about what it would have said (W-MARK-3).
                 if message.as_of is not None and self.is_granted:
-                    out.append(Proof(message.as_of))
+                    out.append(Proof(message.as_of, message.x))
             case messages.Welcome():
                 self._welcome(message, out)
             case messages.Subok():

@@ -141,14 +141,15 @@ def encode_ev(previous: int, seq: int, items: Sequence[Item]) -> str:  # hot pat
     return f'{{"t":"ev","p":{previous},"s":{seq},"i":{json.dumps(items, separators=(",", ":"))}}}'
 
 
-def encode_mark(previous: int, seq: int, as_of_ms: float | None) -> str:  # hot path
-    """A `mark` frame; `as_of_ms` None when the message only advances the position.
+def encode_mark(previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None) -> str:  # hot path
+    """A `mark` frame; `as_of_ms` None when the message only advances the position. `snapshot` is digits, `:` and `,`.
 
     >>> encode_mark(7, 9, 1500.25)
     '{"t":"mark","p":7,"s":9,"as_of":1500.25}'
     """
     proof = "" if as_of_ms is None else f',"as_of":{as_of_ms:.3f}'.rstrip("0").rstrip(".")
-    return f'{{"t":"mark","p":{previous},"s":{seq}{proof}}}'
+    stamp = "" if snapshot is None else f',"x":"{snapshot}"'
+    return f'{{"t":"mark","p":{previous},"s":{seq}{proof}{stamp}}}'
 
 
 def shorten(reason: str) -> str:

@@ -29,6 +29,7 @@ CHANNEL_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL refuses longer channel names
 NAME_LENGTH = 200
 TOKEN_LENGTH = 16_384
 TOKEN_CHANNEL = "pgcachewatch_token"  # a token of a barrier is notified here, inside the transaction it stands for
+SNAPSHOT_LENGTH = 2_000  # of a mark: about a hundred transactions that run; above, the relay widens it
 SEQ_MAX = 2**53 - 1  # the largest integer every JSON reader keeps exact
 
 OpCode = Literal["i", "u", "d", "t", "*"]
@@ -56,6 +57,9 @@ Key = Annotated[str, pydantic.AfterValidator(_fits_key)]
 Channel = Annotated[str, pydantic.AfterValidator(_fits_channel)]
 Column = Annotated[str, pydantic.Field(min_length=1, max_length=COLUMN_LENGTH)]
 BarrierToken = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{32}$")]
+SnapshotText = Annotated[
+    str, pydantic.Field(max_length=SNAPSHOT_LENGTH, pattern=r"^[0-9]{1,20}:[0-9]{1,20}:([0-9]{1,20}(,[0-9]{1,20})*)?$")
+]
 Milliseconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
@@ -80,6 +84,7 @@ class Sub(Message):
 
     `columns` says by which columns the subscriber tells rows apart: the keys it is sent are texts of these, in this
     order (W-ROW-1). Empty: it does not tell them apart, and is sent one item an event. None: the trigger's own keys.
+    `stamps`: items tell their transaction, marks what was committed (W-STAMP-1).
     """
 
     t: Literal["sub"] = "sub"
@@ -91,6 +96,7 @@ class Sub(Message):
     keys: Annotated[list[Key], pydantic.Field(min_length=1, max_length=KEYS_PER_SUBSCRIPTION)] | None = None
     columns: Annotated[list[Column], pydantic.Field(max_length=COLUMNS_PER_SUBSCRIPTION)] | None = None
     mode: Mode = "invalidate"
+    stamps: Literal[True] | None = None
 
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
 
@@ -171,8 +177,8 @@ class Subok(Message):
 class Ev(Message):
     """Changes: `p` the previous position sent on this connection, `s` the new one.
 
-    An item is `[sid, op, key]`, in stream mode `[sid, op, key, detail]`. Key null: all the subscription covers; sid 0
-    with key null: everything.
+    An item is `[sid, op, key]`, in stream mode and with stamps `[sid, op, key, detail]`. Key null: all the subscription
+    covers; sid 0 with key null: everything.
     """
 
     t: Literal["ev"] = "ev"
@@ -184,13 +190,15 @@ class Ev(Message):
 class Mark(Message):
     """Heartbeat. Each commit that returned before the relay's monotonic instant `as_of` (ms) lies at or before `s`.
 
-    `as_of` null: nothing is proven, the message only advances the position.
+    `as_of` null: nothing is proven, the message only advances the position. `x`: a snapshot of the primary that was
+    taken at or after `as_of` (W-STAMP-2).
     """
 
     t: Literal["mark"] = "mark"
     p: Seq
     s: Seq
     as_of: Milliseconds | None = None
+    x: SnapshotText | None = None
 
 
 class Stale(Message):

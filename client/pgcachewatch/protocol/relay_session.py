@@ -29,6 +29,7 @@ class Subscription:
     keys: frozenset[str] | None = None
     columns: tuple[str, ...] | None = None
     mode: messages.Mode = "invalidate"
+    has_stamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,7 @@ class RelaySession:
             keys=frozenset(sub.keys) if sub.keys else None,
             columns=None if sub.columns is None else tuple(sub.columns),
             mode=sub.mode,
+            has_stamps=sub.stamps is True,
         )
 
     def _too_many(self, count: int) -> LimitExceeded:

@@ -110,11 +110,17 @@ class Hub:
         self._directory = Directory()
         self._plain: dict[str, dict[Subscriber, None]] = {}
         self._dirty: list[Subscriber] = []
+        self._stamped = 0  # subscriptions
         self._proven_ms: float | None = None  # as_of of the last mark while the source lasts
 
     @property
     def position(self) -> Position:
         return self._backplane.position
+
+    @property
+    def has_stamps(self) -> bool:
+        """Somebody wants a snapshot in each mark."""
+        return self._stamped > 0
 
     # --- who is there
 
@@ -200,13 +206,17 @@ class Hub:
         if plain:
             self._fan_out(plain, Packet(self._frame(payload), "event"))
 
-    def mark(self, as_of_ms: float) -> None:
-        """A loopback came back: prove freshness to everyone, behind what was published before."""
+    def mark(self, as_of_ms: float, snapshot: str | None = None) -> None:
+        """A loopback came back: prove freshness to everyone, behind what was published before.
+
+        `snapshot` goes to those with stamps. No other mark has one: this is the mark that is sent as a loopback comes
+        back, and the next is that of a loopback which was sent later (W-STAMP-3).
+        """
         self._proven_ms = as_of_ms
         head = self.position.seq
         self.stats.marks += 1
         for group in self._directory:
-            packet = self._mark_packet(group.cursor, head, as_of_ms)
+            packet = self._mark_packet(group.cursor, head, as_of_ms, snapshot if group.has_stamps else None)
             group.cursor = head
             self._fan_out(group.members, packet)
 
@@ -306,6 +316,7 @@ class Hub:
 
     def _count(self, subscriptions: tuple[Subscription, ...], step: Literal[1, -1]) -> None:
         for subscription in subscriptions:
+            self._stamped += step * subscription.has_stamps
             if subscription.mode == "stream":
                 self.stats.subscriptions_stream += step
             else:
@@ -362,8 +373,8 @@ class Hub:
     def _event_packet(self, previous: int, seq: int, items: Sequence[codec.Item]) -> Packet:
         return Packet(self._frame(bounded_ev(previous, seq, items)), "event", previous, seq, items)
 
-    def _mark_packet(self, previous: int, seq: int, as_of_ms: float | None) -> Packet:
-        text = codec.encode_mark(previous, seq, as_of_ms)
+    def _mark_packet(self, previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None) -> Packet:
+        text = codec.encode_mark(previous, seq, as_of_ms, snapshot)
         return Packet(self._frame(text), "mark", previous, seq, as_of_ms=as_of_ms)
 
     def _welcome(self, head: Position, now_ms: float, *, resumed: bool) -> messages.Welcome:

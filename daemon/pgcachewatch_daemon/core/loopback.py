@@ -5,6 +5,10 @@ delivered in commit order). So its return proves what a mark says, answers every
 `a`, and shows that the LISTEN session receives. It is accepted only with the nonce of the one in flight; the shell
 checks the backend pid.
 
+With subscriptions that want stamps it also carries a snapshot of the server, taken when it was sent: what was committed
+by then at least. It comes back in the notification and not as the statement's answer, because that is only there once
+the notification is (W-STAMP-2).
+
 One is in flight at a time; barriers that arrive meanwhile wait for the next, which serves them all. Bounds: barriers
 waiting in all and for one connection.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon.core.stats import LoopbackStats
 
 
@@ -36,10 +41,14 @@ class BarrierWait:
 
 @dataclass(frozen=True, slots=True)
 class LoopbackResult:
-    """Every commit that returned before `as_of_ms` has been received; these barriers have passed."""
+    """Every commit that returned before `as_of_ms` has been received; these barriers have passed.
+
+    `snapshot` is what the server had committed then, when it was asked for.
+    """
 
     as_of_ms: float
     barriers: tuple[BarrierWait, ...]
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +73,17 @@ class Loopback:
     2.0
     """
 
-    def __init__(self, new_nonce: Callable[[], str], limits: LoopbackLimits) -> None:
+    def __init__(
+        self,
+        new_nonce: Callable[[], str],
+        limits: LoopbackLimits,
+        *,
+        wants_snapshot: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.stats = LoopbackStats()
         self.last_as_of_ms: float | None = None
         self._new_nonce = new_nonce
+        self._wants_snapshot = wants_snapshot
         self._limits = limits
         self._nonce: str | None = None
         self._started_ms = 0.0
@@ -78,6 +94,11 @@ class Loopback:
     @property
     def is_in_flight(self) -> bool:
         return self._nonce is not None
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Somebody asks for stamps."""
+        return self._wants_snapshot()
 
     @property
     def has_waiting(self) -> bool:
@@ -104,8 +125,9 @@ class Loopback:
         self.stats.sent += 1
         return self._nonce
 
-    def returned(self, nonce: str) -> LoopbackResult | Ignored:
-        """A notification came on the loopback channel, from our own backend."""
+    def returned(self, payload: str) -> LoopbackResult | Ignored:
+        """Our own backend notified the loopback channel: the nonce, and behind it the snapshot that was wanted."""
+        nonce, _, snapshot = payload.partition(" ")
         if nonce != self._nonce:
             self.stats.ignored += 1
             return Ignored()
@@ -116,7 +138,7 @@ class Loopback:
             self._forget(wait)
         self.stats.returned += 1
         self.stats.barriers += len(served)
-        return LoopbackResult(self._started_ms, served)
+        return LoopbackResult(self._started_ms, served, _bounded(snapshot) if snapshot else None)
 
     def overdue(self, now_ms: float, *, limit_ms: float) -> bool:
         """The one in flight has not come back within `limit_ms`: the session receives nothing."""
@@ -141,3 +163,15 @@ class Loopback:
             self._per_subscriber[wait.subscriber] = left
         else:
             self._per_subscriber.pop(wait.subscriber, None)
+
+
+def _bounded(snapshot: str) -> str:
+    """One that fits a mark. Cut off, it says that what still ran was over: more than was committed, never less.
+
+    >>> _bounded("10:20:" + ",".join(["10"] * 1_000))
+    '20:20:'
+    """
+    if len(snapshot) <= SNAPSHOT_LENGTH:
+        return snapshot
+    _, xmax, _ = snapshot.split(":", 2)
+    return f"{xmax}:{xmax}:"

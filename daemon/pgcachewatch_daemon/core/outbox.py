@@ -4,7 +4,8 @@ In the fast case an outbox is a list of Packets that it shares with every other 
 too slow and the list passes its limit, the outbox conflates: what is pending collapses into one set of constant size,
 first key by key, then whole subscriptions, then everything (W-SLOW-1). It leaves the outbox as one `ev` from the
 position last sent to the newest, with what may follow it behind it: a mark and the barriers that passed. Nothing that
-is sent overtakes an event it speaks of.
+is sent overtakes an event it speaks of. Stamps are lost: of several changes there is no one transaction, and a mark
+that is sent later than it was made shows no snapshot (W-STAMP-3).
 
 A connection with a stream subscription can not be conflated, since its consumer counts events: its queue is dropped
 and the connection closed with 4103; it resumes from its own cursor (W-SLOW-2). On the path of an event: step 6, fan

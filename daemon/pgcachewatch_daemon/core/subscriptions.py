@@ -30,12 +30,13 @@ ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one wit
 class Group:
     """Connections with one subscription set. `cursor` is the sequence that all of them were last sent."""
 
-    __slots__ = ("_by_channel", "cursor", "has_stream", "members", "subscriptions")
+    __slots__ = ("_by_channel", "cursor", "has_stamps", "has_stream", "members", "subscriptions")
 
     def __init__(self, subscriptions: tuple[Subscription, ...], *, cursor: int) -> None:
         self.subscriptions = subscriptions
         self.cursor = cursor
         self.members: dict[Subscriber, None] = {}  # ordered, so that a run can be repeated
+        self.has_stamps = any(subscription.has_stamps for subscription in subscriptions)
         self.has_stream = any(subscription.mode == "stream" for subscription in subscriptions)
         self._by_channel: dict[str, list[Subscription]] = {}
         for subscription in subscriptions:
@@ -70,6 +71,10 @@ def _add_event(items: list[Item], subscription: Subscription, event: Event) -> N
             return
     if subscription.mode == "stream":
         items.append((subscription.sid, operation, None, _detail(event)))
+    elif subscription.has_stamps and event.xid is not None:
+        stamp: dict[str, object] = {"x": event.xid}
+        told = (None,) if keys is None or len(keys) > ITEMS_PER_EVENT else keys
+        items.extend((subscription.sid, operation, key, stamp) for key in told)
     elif keys is None or len(keys) > ITEMS_PER_EVENT:
         items.append((subscription.sid, operation, None))
     else:

@@ -313,3 +313,31 @@ def test_no_sequence_of_frames_raises_and_a_lost_place_is_always_a_flush(frames:
         if any(isinstance(delivery, CloseWith) for delivery in deliveries):
             violation(deliveries)
             assert session.cursor is None
+
+
+@pytest.mark.rule("W-STAMP-1")
+@pytest.mark.parametrize(
+    ("rest", "xid"), [([{"x": 12}], 12), ([], None), ([None], None), ([{"x": "12"}], None), ([{"x": True}], None)]
+)
+def test_a_change_has_the_transaction_that_its_item_tells(rest: list[object], xid: int | None) -> None:
+    session = live_session()
+
+    (invalidate, _) = session.receive(json.dumps({"t": "ev", "p": 7, "s": 8, "i": [[1, "u", "5", *rest]]}))
+
+    assert isinstance(invalidate, Invalidate)
+    assert invalidate.changes[0].xid == xid
+
+
+@pytest.mark.rule("W-STAMP-2")
+def test_a_proof_has_the_snapshot_that_its_mark_shows() -> None:
+    session = live_session()
+
+    assert session.receive(codec.encode_mark(7, 7, 1_200.0, "10:20:10")) == [Proof(1_200.0, "10:20:10")]
+
+
+def test_a_mark_with_what_is_no_snapshot_is_malformed() -> None:
+    session = live_session()
+
+    deliveries = session.receive('{"t":"mark","p":7,"s":7,"as_of":1.0,"x":"10"}')
+
+    assert violation(deliveries).rule == "W-FRAME-3"

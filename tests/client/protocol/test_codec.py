@@ -126,6 +126,8 @@ def test_the_relay_encodes_events_and_marks_as_the_models_would() -> None:
     assert ev == messages.Ev(p=3, s=4, i=[list(item) for item in items])
     assert list(codec.decode_relay(codec.encode_mark(4, 5, 1200.0))) == [messages.Mark(p=4, s=5, as_of=1200.0)]
     assert list(codec.decode_relay(codec.encode_mark(4, 5, None))) == [messages.Mark(p=4, s=5)]
+    stamped = messages.Mark(p=4, s=5, as_of=1.5, x="10:20:10,14")
+    assert list(codec.decode_relay(codec.encode_mark(4, 5, 1.5, "10:20:10,14"))) == [stamped]
 
 
 def test_a_close_reason_fits_a_close_frame_and_is_not_cut_inside_a_character() -> None:

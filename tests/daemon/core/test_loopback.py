@@ -84,3 +84,17 @@ def test_who_leaves_waits_for_nothing() -> None:
     one.drop("a")
     assert not one.has_waiting
     assert returned(one, nonce).barriers == ()
+
+
+@pytest.mark.parametrize(
+    ("behind", "snapshot"),
+    [
+        ("", None),
+        (" 10:20:10,14", "10:20:10,14"),
+        (" 10:20:" + ",".join(["10"] * 900), "20:20:"),  # cut or too long: all that ran is taken for over
+    ],
+)
+def test_the_snapshot_that_came_back_is_told_within_its_bound(behind: str, snapshot: str | None) -> None:
+    one = loopback()
+
+    assert returned(one, one.start(now_ms=1.0) + behind).snapshot == snapshot

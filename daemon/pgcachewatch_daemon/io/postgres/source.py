@@ -26,7 +26,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
-from pgcachewatch.protocol.messages import TOKEN_CHANNEL
+from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH, TOKEN_CHANNEL
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
@@ -349,8 +349,18 @@ class PostgresSource:
         # Names and nonce are hexadecimal digits of our own making.
         nonce = self._probe.start(now_ms=now_s * 1_000)
         self._command_since_s = now_s
-        await connection.execute(f"NOTIFY {self._loopback_channel}, '{nonce}'")
+        await connection.execute(self._loopback_statement(nonce))
         self._command_since_s = 0.0
+
+    def _loopback_statement(self, nonce: str) -> str:
+        if not self._probe.wants_snapshot:
+            # A utility statement: it takes no snapshot and needs no plan, on each heartbeat and each barrier.
+            return f"NOTIFY {self._loopback_channel}, '{nonce}'"
+        # One character more than a mark holds, to see that it was cut. A payload has less than 8,000 bytes.
+        return (
+            f"SELECT pg_catalog.pg_notify('{self._loopback_channel}', '{nonce} ' || pg_catalog.left("
+            f"pg_catalog.pg_current_snapshot()::pg_catalog.text, {SNAPSHOT_LENGTH + 1}))"
+        )
 
     async def _measure_queue(self, connection: asyncpg.Connection[Any]) -> None:
         # Not only a measure: the call also frees a queue that ran full, which nothing else does.
@@ -407,7 +417,7 @@ class PostgresSource:
             logger.exception("a notification to the relay failed; starting a new epoch")
             self._lose("handler_failed")
 
-    def _came_back(self, nonce: str) -> None:
+    def _came_back(self, payload: str) -> None:
         if not self.is_up:
             # Here and not in the task: a notification may follow in this very iteration of the loop.
             self.is_up = True
@@ -416,7 +426,7 @@ class PostgresSource:
             self._listener.source_up()
             for channel in self._waiters.keys() & self._proven:
                 self._answer(channel, None)
-        self._listener.looped_back(nonce)
+        self._listener.looped_back(payload)
         self._wake.set()
 
     def _handler_failed(self, channel: str) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
@@ -37,6 +38,8 @@ class Log:
     count: int = 0
     returned: int = 0
     failing: bool = False
+    wants_snapshot: bool = False
+    snapshots: list[str] = field(default_factory=list)
 
     @property
     def is_in_flight(self) -> bool:
@@ -63,7 +66,9 @@ class Log:
             raise RuntimeError("planted as well")
         self.told.append(("failed", channel))
 
-    def looped_back(self, nonce: str) -> None:
+    def looped_back(self, payload: str) -> None:
+        nonce, _, snapshot = payload.partition(" ")
+        self.snapshots += [snapshot] if snapshot else []
         if nonce == self.nonce:
             self.nonce = ""
             self.returned += 1
@@ -120,6 +125,22 @@ async def backend(connection: asyncpg.Connection[asyncpg.Record]) -> int:
     )
     assert isinstance(pid, int)
     return pid
+
+
+async def test_a_loopback_brings_a_snapshot_when_it_is_wanted(database: Database) -> None:
+    async with listening(database.dsn, "ch") as (source, log):
+        connection = await database.connect()
+        async with connection.transaction():
+            xid = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
+            assert log.snapshots == []
+            log.wants_snapshot = True
+            source.hasten()
+            await eventually(lambda: bool(log.snapshots))
+            while_running = Snapshot.parse(log.snapshots[-1])
+        count = len(log.snapshots)
+        await eventually(lambda: len(log.snapshots) > count + 1)
+        assert not while_running.contains(xid)
+        assert Snapshot.parse(log.snapshots[-1]).contains(xid)
 
 
 async def test_what_is_notified_after_ensure_channel_arrives_in_order(database: Database) -> None:
