@@ -146,7 +146,7 @@ def barrier_not_behind_a_loopback(patch: pytest.MonkeyPatch) -> None:
 def row_change_misses_running_fills(patch: pytest.MonkeyPatch) -> None:
     """A change of a row drops the entry and leaves the fill that runs."""
 
-    def forget_row(store: Store[object, object], row: RowKey) -> None:
+    def forget_row(store: Store[object, object], row: RowKey, xid: int | None = None) -> None:
         for key in store._rows.take(row):
             entry = store.lookup(key)
             if entry is not None:

@@ -14,6 +14,8 @@ The rules, which are proof obligations (G1, G4, G6, G10):
   detaches its running fills, and touches nothing else. Rows that are known only from the result are held against what
   changed since the run began. Until they are known a change of any row closes the fill to later callers, who wait for
   its end and look again; it is stored if none of its own rows was among them.
+- With `stamps`, runs may read the past: a result is stored only if what was read is shown to contain each change that
+  it depends on, also those from before the run (core/stamps.py).
 
 An entry is servable while its two generations are the current ones; whether freshness is proven at this instant is the
 trust's business. `horizon` is an instant at which everything must go by itself: a throttle that has seen an event sets
@@ -39,6 +41,8 @@ from typing import Generic, TypeVar
 
 from pgcachewatch.core.dependencies import RowKey
 from pgcachewatch.core.row_index import RowIndex
+from pgcachewatch.core.snapshots import Snapshot
+from pgcachewatch.core.stamps import Stamps
 from pgcachewatch.core.trust import FOREVER, Lease
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import EVERYTHING, Scope
@@ -83,7 +87,8 @@ class Fill(Generic[R]):
     """One run of the function for one key, with the token it took before. `run` belongs to the shell.
 
     `is_closed`: later callers do not join it, because something it may be older than was returned or applied while it
-    ran. `since` is the count of row changes when it began, None when all its rows are known.
+    ran. `since` is the count of row changes when it began, None when all its rows are known. `rows` are those known by
+    then, in a store with stamps. `is_unproven`: what it read may lack a change that was applied.
     """
 
     key: Hashable
@@ -94,6 +99,8 @@ class Fill(Generic[R]):
     run: R
     since: int | None = None
     is_closed: bool = False
+    rows: tuple[RowKey, ...] = ()
+    is_unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,8 @@ class Store(Generic[V, R]):
     """What one cached function has stored, and what of it may still be served.
 
     `scopes` is what its results depend on as a whole: channels, tables, or everything. `lock` is a reentrant lock when
-    more than one thread uses the store. `late_dimensions` are those of rows that only a result tells.
+    more than one thread uses the store. `late_dimensions` are those of rows that only a result tells. `stamps` are
+    given when runs may read the past.
 
     >>> from pgcachewatch.core.trust import Trust
     >>> store = Store(Trust(FOREVER), scopes=[Scope("c", "users")])
@@ -158,6 +166,7 @@ class Store(Generic[V, R]):
         "lock",
         "maxsize",
         "scopes",
+        "stamps",
         "stats",
         "trust",
     )
@@ -170,6 +179,7 @@ class Store(Generic[V, R]):
         maxsize: int = DEFAULT_MAXSIZE,
         lock: contextlib.AbstractContextManager[object] | None = None,
         late_dimensions: Collection[int] = (),
+        stamps: Stamps | None = None,
     ) -> None:
         if maxsize < 1:
             raise ConfigurationError(
@@ -179,6 +189,7 @@ class Store(Generic[V, R]):
         self.scopes = tuple(scopes)
         self.maxsize = maxsize
         self.lock = lock or contextlib.nullcontext()
+        self.stamps = stamps
         self.stats = Stats()
         self.entries: dict[Hashable, Entry[V]] = {}
         self.generation = 0
@@ -216,14 +227,30 @@ class Store(Generic[V, R]):
         fill = Fill(key, self.trust.generation, self.generation, now, is_storable, run)
         if self._rows.has_late:
             fill.since = self._rows.changes
+        if self.stamps is not None:
+            fill.rows = tuple(rows)
         self._fills[key] = fill
         self._rows.add(key, rows, is_kept=self._is_kept)
         return fill
 
-    def finish(self, fill: Fill[R], value: V, *, rows: Collection[RowKey] = (), until: float = FOREVER) -> bool:
-        """The run returned `value`, which depends on these `rows` too. True when it was stored."""
+    def finish(
+        self,
+        fill: Fill[R],
+        value: V,
+        *,
+        rows: Collection[RowKey] = (),
+        until: float = FOREVER,
+        snapshots: Collection[Snapshot] = (),
+    ) -> bool:
+        """The run returned `value`, which depends on these `rows` too. True when it was stored.
+
+        `snapshots` are those that were read, for a store with stamps.
+        """
+        if self.stamps is not None and not self.stamps.hold(snapshots, (*fill.rows, *rows)):
+            fill.is_unproven = True
         is_stored = (
             fill.is_storable
+            and not fill.is_unproven
             and self._fills.get(fill.key) is fill
             and self._is_current(fill)
             and (fill.since is None or self._rows.is_untouched(rows, since=fill.since))
@@ -307,19 +334,32 @@ class Store(Generic[V, R]):
             self.flush()
         return is_met
 
-    def forget_row(self, row: RowKey) -> None:
-        """A row changed: what depends on it may not be served to a later caller. O(what depends on it)."""
+    def forget_row(self, row: RowKey, xid: int | None = None) -> None:
+        """A row changed: what depends on it may not be served to a later caller. O(what depends on it).
+
+        `xid` is the transaction that changed it, when it is known.
+        """
         with self.lock:
+            if self.stamps is not None:
+                self.stamps.changed(row, xid)
             for key in self._rows.take(row):
                 self.forget(key)
 
-    def flush(self) -> None:
-        """Nothing stored or running up to now may be served to a later caller. O(1)."""
+    def flush(self, xid: int | None = None) -> None:
+        """Nothing stored or running up to now may be served to a later caller. O(1). `xid` as in `forget_row`."""
         with self.lock:
+            if self.stamps is not None:
+                self.stamps.changed(None, xid)
             # In this order: a hit that sees the new horizon must not see the old generation.
             self.generation = next(self._generations)
             self.horizon = FOREVER
             self.stats.flushes += 1
+
+    def proven(self, snapshot: Snapshot) -> None:
+        """A mark showed what the primary had committed."""
+        if self.stamps is not None:
+            with self.lock:
+                self.stamps.proven(snapshot)
 
     def flush_at(self, due: float) -> None:
         """Flush at the instant `due`, if nothing does it earlier."""
