@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgcachewatch.aio.binding import Cache
     from pgcachewatch.aio.client import Client, Status
     from pgcachewatch.aio.connecting import connect
+    from pgcachewatch.aio.reading import read_in
     from pgcachewatch.core.dependencies import Result, Row, Table, Tag
     from pgcachewatch.core.keys import Ignore
     from pgcachewatch.errors import PGCacheWatchError
@@ -47,6 +48,7 @@ __all__ = [
     "connect",
     "errors",
     "models",
+    "read_in",
     "sync",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "Client": "pgcachewatch.aio.client",
     "Status": "pgcachewatch.aio.client",
     "connect": "pgcachewatch.aio.connecting",
+    "read_in": "pgcachewatch.aio.reading",
     "Ignore": "pgcachewatch.core.keys",
     "Result": "pgcachewatch.core.dependencies",
     "Row": "pgcachewatch.core.dependencies",

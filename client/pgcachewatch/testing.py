@@ -46,6 +46,7 @@ STARTED_S = 1_000.0  # what the client's clock shows first
 RELAY_AHEAD_S = 5_000.0  # the relay's clock starts elsewhere, as in life
 HEARTBEAT_S = 0.5
 LOOP_ANSWER_S = 10.0
+FIRST_XID = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class FakeEvent:
     keys: tuple[str, ...] | None
     columns: Mapping[str, tuple[str, ...]]  # texts of columns, for those who tell rows apart by them
     sent_at: datetime.datetime
+    xid: int
 
 
 class FakeRelay:
@@ -72,6 +74,7 @@ class FakeRelay:
         self._epoch = self._next_epoch()
         self._seq = 0
         self._kept: collections.deque[FakeEvent] = collections.deque(maxlen=EVENTS_KEPT)
+        self._next_xid = FIRST_XID
         self._forgotten_to = 0  # events up to here can not be replayed
         self._links: list[_FakeLink] = []
         self._is_up = True
@@ -126,26 +129,36 @@ class FakeRelay:
         key: str | Sequence[str] | None = None,
         schema: str | None = "public",
         channel: str = DEFAULT_PG_CHANNEL,
+        xid: int | None = None,
         **columns: object,
-    ) -> None:
+    ) -> int:
         """Commit a change of `table`. When this returns every connected client has applied it.
 
         `id=5` says which row: columns of its key, or further ones, with a value or a list of old and new ones. `key` is
         the same as text, of one row or several; without either the change names no row, and drops what depends on any
         row of the table. While the link is dropped the event is remembered, and replayed when the client resumes.
+
+        Returns the transaction that made the change: `xid`, or the next one. `snapshot()` is what a read sees now.
         """
         if operation not in messages.OP_CODES:
             raise ConfigurationError(f"operation {operation!r} is not one of {', '.join(messages.OP_CODES)}")
         with self._lock:
             self._seq += 1
+            xid = self._next_xid if xid is None else xid
+            self._next_xid = max(self._next_xid, xid + 1)
             keys = None if key is None else (key,) if isinstance(key, str) else tuple(key)
             texts = {name: _texts(value) for name, value in columns.items()}
             now = datetime.datetime.now(tz=datetime.UTC)
-            event = FakeEvent(self._seq, channel, table, schema, operation, keys, texts, now)
+            event = FakeEvent(self._seq, channel, table, schema, operation, keys, texts, now, xid)
             if len(self._kept) == EVENTS_KEPT:
                 self._forgotten_to = self._kept[0].seq
             self._kept.append(event)
             self._each(lambda link: link.tell(event, self._epoch))
+        return xid
+
+    def snapshot(self) -> str:
+        """What `pg_current_snapshot()::text` would say to a read that begins now, for `pgcachewatch.read_in`."""
+        return f"{self._next_xid}:{self._next_xid}:"
 
     def drop(self) -> None:
         """Cut every link, and let nobody in until `restore`. Hits go on until the lease ends."""
@@ -311,9 +324,12 @@ class _FakeLink:
         """A mark: position, and freshness as of now while the relay has its source."""
         if not self._session.is_open:
             return
-        previous, self._cursor = self._cursor, self._relay.head[1]
         as_of_ms = self._relay.relay_ms() if self._relay.has_source else None
-        self.push(codec.encode_mark(previous, self._cursor, as_of_ms))
+        has_stamps = as_of_ms is not None and any(one.has_stamps for one in self._subscriptions)
+        # Twice with stamps, because the client takes the first for one that was under way (W-STAMP-3).
+        for snapshot in [self._relay.snapshot()] * 2 if has_stamps else [None]:
+            previous, self._cursor = self._cursor, self._relay.head[1]
+            self.push(codec.encode_mark(previous, self._cursor, as_of_ms, snapshot))
         if self._relay.has_source:
             for identity in self._barriers:
                 self.push(codec.encode(messages.Barrierok(id=identity, s=self._cursor)))
@@ -401,7 +417,10 @@ def _items(event: FakeEvent, subscription: relay_session.Subscription) -> Iterat
     told = _keys(event, subscription.columns)
     if subscription.mode == "invalidate":
         for key in told:
-            yield (subscription.sid, op, key)
+            if subscription.has_stamps:
+                yield (subscription.sid, op, key, {"x": event.xid})
+            else:
+                yield (subscription.sid, op, key)
         return
     detail: dict[str, object] = {"table": event.table, "sent_at": event.sent_at.isoformat()}
     if event.schema is not None:

@@ -35,6 +35,7 @@ from pgcachewatch.aio.cache import CachedFunction, cached, is_async, new_store
 from pgcachewatch.aio.caching import CacheKeywords, Decorator
 from pgcachewatch.aio.fills import CacheOptions
 from pgcachewatch.core.dependencies import Rows, declared
+from pgcachewatch.core.stamps import Stamps
 from pgcachewatch.core.store import DEFAULT_MAXSIZE
 from pgcachewatch.core.trust import Trust
 from pgcachewatch.errors import ConfigurationError
@@ -173,7 +174,11 @@ class _Declaration:
         told = {name: value for name, value in options.items() if name not in ("maxsize", "strategy")}
         self._empty = cached(
             function,
-            new_store(Trust(), maxsize=options.get("maxsize", DEFAULT_MAXSIZE)),
+            new_store(
+                Trust(),
+                maxsize=options.get("maxsize", DEFAULT_MAXSIZE),
+                stamps=Stamps() if options.get("consistency") == "snapshot" else None,
+            ),
             CacheOptions(
                 ignore=options.get("ignore", ()),
                 key=options.get("key"),

@@ -19,6 +19,7 @@ from pgcachewatch.aio.hit_path import asynchronous, synchronous
 from pgcachewatch.aio.loop_fills import LoopFills
 from pgcachewatch.aio.thread_fills import ThreadFills
 from pgcachewatch.core.keys import Keys
+from pgcachewatch.core.stamps import Stamps
 from pgcachewatch.core.store import DEFAULT_MAXSIZE, CacheInfo, Store
 from pgcachewatch.core.trust import Lease
 from pgcachewatch.errors import ConfigurationError
@@ -73,9 +74,17 @@ def new_store(
     scopes: Iterable[Scope] = (EVERYTHING,),
     maxsize: int = DEFAULT_MAXSIZE,
     late_dimensions: Collection[int] = (),
+    stamps: Stamps | None = None,
 ) -> Store[Any, Any]:
     """A store that several threads may use. Any: what it holds is decided by the function it is given to."""
-    return Store(trust, scopes=scopes, maxsize=maxsize, lock=threading.RLock(), late_dimensions=late_dimensions)
+    return Store(
+        trust,
+        scopes=scopes,
+        maxsize=maxsize,
+        lock=threading.RLock(),
+        late_dimensions=late_dimensions,
+        stamps=stamps,
+    )
 
 
 @overload

@@ -22,6 +22,7 @@ from pgcachewatch.aio.fills import CacheOptions
 from pgcachewatch.aio.taps import Tap
 from pgcachewatch.aio.watch import CacheReader, Watch
 from pgcachewatch.core.dependencies import Row, Rows, Table, Tag, declared
+from pgcachewatch.core.stamps import Stamps
 from pgcachewatch.core.store import DEFAULT_MAXSIZE, Store
 from pgcachewatch.core.subscriptions import Wish, dimension_place, table_scopes
 from pgcachewatch.core.trust import FOREVER, Trust
@@ -29,6 +30,7 @@ from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import Scope
 from pgcachewatch.strategies import EventStrategy, Observer
 
+Consistency = Literal["fresh", "snapshot"]
 OnDisconnect = Literal["share", "bypass", "stale", "raise"]
 
 P = ParamSpec("P")
@@ -43,6 +45,10 @@ class CacheKeywords(TypedDict, total=False):
     invalidates. No rows and no tables mean everything on the client's channels. `strategy`: Greedy, Windowed or Timed,
     which says what of the changes matters, instead of every one.
 
+    `consistency`: "fresh" for functions that read the primary, in a transaction no older than the call. "snapshot" for
+    those that read a hot standby or in a REPEATABLE READ transaction: each run tells its snapshots by `read_in`
+    (aio/reading.py), and is stored only if they contain each change that was applied.
+
     `maxsize`: entries kept. `ttl`: how long one lives at most: seconds, a timedelta, or "90s", "10m", "2h", "1d". Of an
     `async def`, `refresh` is how long before that end a call has it filled anew while it is served, and `stale` how
     long after it. A change drops it all the same. `typed` is True: 1, True and 1.0 are three keys, always.
@@ -55,6 +61,7 @@ class CacheKeywords(TypedDict, total=False):
     rows: Row | Collection[Row]
     tables: Collection[Table | str]
     tags: Collection[Tag | str]
+    consistency: Consistency
     maxsize: int
     ttl: float | datetime.timedelta | str | None
     refresh: float | datetime.timedelta | str | None
@@ -116,6 +123,15 @@ class Caching:
             rows=keywords.get("rows", ()), tables=keywords.get("tables", ()), tags=keywords.get("tags", ())
         )
         check(strategy is None or not wanted.rows, "rows", wanted.rows, "a strategy judges whole tables: use tables=")
+        consistency = keywords.get("consistency", "fresh")
+        check(consistency in get_args(Consistency), "consistency", consistency, f"use one of {get_args(Consistency)}")
+        has_stamps = consistency == "snapshot"
+        check(
+            strategy is None or not has_stamps,
+            "consistency",
+            consistency,
+            "a strategy passes over changes: leave it out",
+        )
         has_scopes = bool(wanted.tables) or not wanted.rows
         scopes = table_scopes(wanted.tables, self._channels) if has_scopes else []
         tap = None if strategy is None else self._tap_of(strategy, scopes)
@@ -129,6 +145,7 @@ class Caching:
                 scopes=scopes,
                 maxsize=keywords.get("maxsize", DEFAULT_MAXSIZE),
                 late_dimensions=rows.late_dimensions if rows else (),
+                stamps=Stamps() if has_stamps else None,
             )
             wrapper = cached(function, store, dataclasses.replace(options, rows=rows))
             label = keywords.get("name") or str(getattr(function, "__qualname__", function))
@@ -136,7 +153,7 @@ class Caching:
             for tag in wanted.tags:
                 self._tagged.setdefault(tag, weakref.WeakSet()).add(store)
             if strategy is None or tap is None:
-                self._serve(reader, self._wishes(scopes, rows), wrapper)
+                self._serve(reader, self._wishes(scopes, rows, has_stamps=has_stamps), wrapper)
             else:
                 strategy.watch(store)
                 self._serve_tapped(reader, tap, strategy, wrapper)
@@ -176,12 +193,13 @@ class Caching:
             declared={name: value for name, value in keywords.items() if name not in ("maxsize", "strategy")},
         )
 
-    def _wishes(self, scopes: Sequence[Scope], rows: Rows | None) -> list[Wish]:
+    def _wishes(self, scopes: Sequence[Scope], rows: Rows | None, *, has_stamps: bool) -> list[Wish]:
         """What a cache wants to be told: of a table, one item an event; of rows, which."""
-        wishes = [Wish(scope, columns=()) for scope in scopes]
+        wishes = [Wish(scope, columns=(), has_stamps=has_stamps) for scope in scopes]
         for dimension in rows.dimensions if rows else ():
             schema, table, columns = dimension_place(dimension)
-            wishes += [Wish(Scope(channel, table, schema), columns=columns) for channel in self._channels]
+            places = [Scope(channel, table, schema) for channel in self._channels]
+            wishes += [Wish(place, columns=columns, has_stamps=has_stamps) for place in places]
         return wishes
 
     def attach(self, observer: Observer, scopes: Sequence[Scope] | None = None) -> None:

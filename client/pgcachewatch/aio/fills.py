@@ -12,6 +12,7 @@ When freshness is not proven, the options decide:
 - "raise": NotFresh.
 
 A value is returned only if it can be returned again: a generator or an awaitable is refused with ConfigurationError.
+A run of a store with stamps tells the snapshots it read in (aio/reading.py); without any it is not stored.
 A call whose rows can not be told (a value that its column can not hold, a function of the user's that raises) runs the
 function for its caller alone, because no event could find what it stored.
 Bound: the callers.
@@ -28,6 +29,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
 from pgcachewatch.aio.flight import Flight, may_wait
+from pgcachewatch.aio.reading import spoil
 from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.keys import Arguments, DoesNotBind, Keys, Keywords
 from pgcachewatch.core.keytext import Unmatchable
@@ -129,6 +131,7 @@ class Fills(Generic[F]):
         self.store = store
         self.options = options
         self.quick = keys.quick()
+        self.is_stamped = store.stamps is not None
         self.observe_hit = self._observe_hit if options.statistics is not None else None
         self._reported: set[str] = set()
 
@@ -206,9 +209,15 @@ class Fills(Generic[F]):
                 "return what it yields or resolves to instead, from an async def if need be"
             )
         stored, rows = self._to_store(value, args, kwargs)
+        node = fill.run.node
+        if self.is_stamped and not node.snapshots:
+            self._tell_unread()
         with self.store.lock:
             fill.is_storable &= rows is not None
-            self.store.finish(fill, stored, rows=rows or (), until=self.options.clock() + self.options.ttl_s)
+            fill.is_unproven = node.is_unproven or (self.is_stamped and rows is None)
+            until = self.options.clock() + self.options.ttl_s
+            self.store.finish(fill, stored, rows=rows or (), until=until, snapshots=node.snapshots)
+            fill.run.is_unproven = fill.is_unproven
             fill.run.land(value)
 
     def handed(self, value: Any) -> Any:
@@ -219,6 +228,7 @@ class Fills(Generic[F]):
         """The function raised. `is_outcome` False: it was stopped, and this is not what it had to say."""
         with self.store.lock:
             self.store.abandon(fill)
+            fill.run.is_unproven = self.is_stamped or fill.run.node.is_unproven
             if is_outcome:
                 fill.run.fail(error)
             else:
@@ -228,6 +238,17 @@ class Fills(Generic[F]):
         """Let nobody join this fill any more."""
         with self.store.lock:
             self.store.abandon(fill)
+
+    def landed(self, flight: F) -> Any:
+        """What a caller gets of a flight that is done. Raises what the function raised, and Abandoned."""
+        if flight.is_unproven:
+            spoil()
+        return self.handed(flight.result())
+
+    def runs_alone(self) -> None:
+        """The function is about to run for its caller alone: nobody will look at what it reads."""
+        if self.is_stamped:
+            spoil()
 
     def ran_alone(self, args: Arguments, kwargs: Keywords) -> None:
         """A run that nobody could join has returned to its caller."""
@@ -252,6 +273,15 @@ class Fills(Generic[F]):
         if what not in self._reported:
             self._reported.add(what)
             logger.error("%s of %s raised; this is logged once: %r", what, self.keys.name, error, exc_info=error)
+
+    def _tell_unread(self) -> None:
+        if "unread" not in self._reported:
+            self._reported.add("unread")
+            logger.error(
+                '%s is declared with consistency="snapshot" and told no snapshot, so nothing is stored; call '
+                "pgcachewatch.read_in(...) in it, with pg_current_snapshot()::text of the statement that reads",
+                self.keys.name,
+            )
 
     def _observe_hit(self) -> None:
         self.observe("hit")

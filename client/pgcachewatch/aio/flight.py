@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.core.store import Fill
 
 R = TypeVar("R")
@@ -30,22 +31,29 @@ class Abandoned(Exception):
 
 
 class Node:
-    """A flight's place in the graph. Apart from the flight: contexts keep it, and must not keep the value."""
+    """A flight's place in the graph. Apart from the flight: contexts keep it, and must not keep the value.
 
-    __slots__ = ("waits_for",)
+    `snapshots` are those its function said it read in, see aio/reading.py. `is_unproven`: its function was given what
+    may lack a change that was applied, by another cached function.
+    """
+
+    __slots__ = ("is_unproven", "snapshots", "waits_for")
 
     def __init__(self) -> None:
         self.waits_for: list[Node] = []  # one for each call that waits
+        self.snapshots: set[Snapshot] = set()
+        self.is_unproven = False
 
 
 class Flight(Generic[R]):
     """State common to both kinds."""
 
-    __slots__ = ("_error", "_is_taken", "_traceback", "_value", "is_abandoned", "is_done", "node")
+    __slots__ = ("_error", "_is_taken", "_traceback", "_value", "is_abandoned", "is_done", "is_unproven", "node")
 
     def __init__(self) -> None:
         self.is_done = False
         self.is_abandoned = False
+        self.is_unproven = False  # see Fill
         self.node = Node()
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None

@@ -63,11 +63,12 @@ class LoopFills(Fills[LoopFlight[R]], Generic[R]):
             try:
                 await self._land(flight)
                 if not isinstance(decision, Await):
-                    return cast("R", self.handed(flight.result()))
+                    return cast("R", self.landed(flight))
             except Abandoned:
                 continue
             finally:
                 stop_waiting(flight.node)
+        self.runs_alone()
         value = await self.function(*args, **kwargs)
         self.ran_alone(args, kwargs)
         return cast("R", value)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar, assert_never, cast
 
 from pgcachewatch.aio.fills import Await, Fills, Join, Lead, Refresh, RunAlone
 from pgcachewatch.aio.flight import CURRENT, Abandoned, ThreadFlight, stop_waiting
+from pgcachewatch.aio.reading import spoil
 from pgcachewatch.core.keys import Arguments, Keywords
 from pgcachewatch.core.store import Entry, Fill
 
@@ -50,11 +51,12 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
             try:
                 flight.landed.wait()
                 if not isinstance(decision, Await):
-                    return cast("R", self.handed(flight.result()))
+                    return cast("R", self.landed(flight))
             except Abandoned:
                 continue
             finally:
                 stop_waiting(flight.node)
+        self.runs_alone()
         value = self.function(*args, **kwargs)
         self.ran_alone(args, kwargs)
         return cast("R", value)
@@ -72,4 +74,6 @@ class ThreadFills(Fills[ThreadFlight[R]], Generic[R]):
         finally:
             CURRENT.reset(inside)
             stop_waiting(fill.run.node)
+            if fill.run.is_unproven:
+                spoil()
         return cast("R", value)

@@ -23,6 +23,7 @@ from pgcachewatch.aio.barriers import Barriers
 from pgcachewatch.aio.connection import Connection
 from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.freshness import Freshness
+from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.core.subscriptions import Subscriptions, dimension_place, row_place
 from pgcachewatch.core.trust import NEVER, Trust
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError, Refused
@@ -44,11 +45,14 @@ class Flushed(Protocol):
 
     lock: contextlib.AbstractContextManager[object]
 
-    def flush(self) -> None:
-        """Nothing stored or running may be served to a later caller. O(1), from any thread."""
+    def flush(self, xid: int | None = None) -> None:
+        """Nothing stored or running may be served to a later caller. O(1), from any thread. `xid`: who changed it."""
 
-    def forget_row(self, row: RowKey) -> None:
+    def forget_row(self, row: RowKey, xid: int | None = None) -> None:
         """The same for what depends on this row."""
+
+    def proven(self, snapshot: Snapshot) -> None:
+        """A mark showed what the primary had committed."""
 
 
 class CacheReader:
@@ -68,9 +72,9 @@ class CacheReader:
         dimension = None if place is None else self._dimensions.get(place)
         # While dark, runs may be under way that were begun before the types of the rows were known.
         if dimension is None or change.key is None or not self.is_live:
-            self._store.flush()
+            self._store.flush(change.xid)
         else:
-            self._store.forget_row(RowKey(dimension, change.key))
+            self._store.forget_row(RowKey(dimension, change.key), change.xid)
 
     def lost(self, gap: Gap) -> None:
         self._store.flush()
@@ -108,9 +112,11 @@ class CacheReader:
     def stopped(self, error: PGCacheWatchError) -> None:
         """Nothing to do: the lease ends by itself, and what was proven holds until then."""
 
-    def renewed(self, deadline_s: float) -> None:
+    def renewed(self, deadline_s: float, snapshot: Snapshot | None = None) -> None:
         """Freshness was proven anew."""
         if self.is_live:
+            if snapshot is not None:
+                self._store.proven(snapshot)
             self._renew(deadline_s)
 
     def barrier_passed(self) -> None:
@@ -323,8 +329,9 @@ class Watch:
     def _prove(self, proof: deliveries.Proof) -> None:
         self.freshness.prove(as_of_ms=proof.as_of_ms, now_s=self._clock())
         self.source_lost = None
+        snapshot = None if proof.snapshot is None else Snapshot.parse(proof.snapshot)
         for reader in self.caches:
-            reader.renewed(self.freshness.deadline_s)
+            reader.renewed(self.freshness.deadline_s, snapshot)
         self._wake()
 
     def _reject(self, rejected: deliveries.Rejected) -> None:

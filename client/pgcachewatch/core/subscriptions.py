@@ -50,12 +50,16 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a reader wants to be told. `columns` as in the message: by which a reader tells rows apart."""
+    """What a reader wants to be told. `columns` as in the message: by which a reader tells rows apart.
+
+    `has_stamps`: it wants each change's transaction, too.
+    """
 
     scope: Scope
     mode: messages.Mode = "invalidate"
     ops: tuple[messages.OpCode, ...] | None = None
     columns: tuple[str, ...] | None = None
+    has_stamps: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -232,6 +236,7 @@ class Subscriptions:
                 "ops": list(wish.ops) if wish.ops else None,
                 "columns": None if wish.columns is None else list(wish.columns),
                 "mode": wish.mode,
+                "stamps": wish.has_stamps or None,
             }
         )
         subscription = Subscription(sub, wish)

@@ -10,6 +10,7 @@ from pgcachewatch.aio.connection import Connection, ConnectionSettings, OpenLink
 from pgcachewatch.aio.watch import CacheReader, Watch
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import RowKey
+from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.core.trust import Trust
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Scope
 from pgcachewatch.testing import URL, FakeRelay
@@ -27,11 +28,14 @@ class StubCache:
         self.trust = Trust()
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
-    def flush(self) -> None:
+    def flush(self, xid: int | None = None) -> None:
         self.flushes += 1
 
-    def forget_row(self, row: RowKey) -> None:
+    def forget_row(self, row: RowKey, xid: int | None = None) -> None:
         self.rows.append(row)
+
+    def proven(self, snapshot: Snapshot) -> None:
+        pass
 
     @property
     def deadline_s(self) -> float:
