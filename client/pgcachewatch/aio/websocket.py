@@ -1,7 +1,9 @@
 """A Link over the network: one WebSocket to `/v1/ws`.
 
 Compression is off: frames are small, and CPU is what a cache wants to save. WebSocket keepalive is off: the session
-asks for signs of life itself, and judges by what the lease needs. Waiting for the peer happens in the writer task only.
+asks for signs of life itself, and judges by what the lease needs. A frame is handed on in the step in which it was
+read, and written in the step in which it was sent: each further turn of the loop would be a part of what a barrier and
+an invalidation take. Waiting for a peer that does not read happens in the writer task only.
 
 Bounds: FRAMES_WAITING for a relay that does not read, then the link is aborted, as nothing sent would arrive; the
 protocol's frame limit; CLOSE_TIMEOUT_S for a closing handshake.
@@ -12,11 +14,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl as tls
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
 from pgcachewatch.aio.connection import Link, LinkLost, LinkRefused, OpenLink, Receiver
@@ -65,6 +71,7 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
                 close_timeout=CLOSE_TIMEOUT_S,
                 max_size=messages.RELAY_FRAME_BYTES,
                 ssl=(ssl or True) if is_encrypted else None,
+                create_connection=_Connection,
             )
         except InvalidStatus as error:
             response = error.response
@@ -75,6 +82,7 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
             ) from error
         except (InvalidHandshake, InvalidURI) as error:
             raise ConnectionError(f"no WebSocket handshake: {error}") from error
+        assert isinstance(connection, _Connection), "what create_connection was given"
         if connection.subprotocol != messages.SUBPROTOCOL:
             connection.transport.abort()
             raise LinkRefused(STATUS_NOT_A_RELAY, reason=f"it does not speak {messages.SUBPROTOCOL}")
@@ -83,17 +91,50 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
     return open_link
 
 
-class WebsocketLink:
-    """A Link over an open WebSocket; two tasks, one for each direction."""
+class _Connection(ClientConnection):
+    """Hands frames of data to `take`, and keeps those that came before there was one."""
 
-    def __init__(self, connection: ClientConnection, receiver: Receiver) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: those of ClientConnection
+        super().__init__(*args, **kwargs)
+        self.take: Callable[[Frame], None] | None = None
+        self.early: list[Frame] = []
+
+    def process_event(self, event: Event) -> None:
+        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)
+        elif self.take is not None:
+            self.take(event)
+        else:
+            self.early.append(event)
+
+
+class WebsocketLink:
+    """A Link over an open WebSocket; one task waits for its end, one for a peer that does not read."""
+
+    def __init__(self, connection: _Connection, receiver: Receiver) -> None:
         self._connection = connection
         self._receiver = receiver
+        self._parts: list[bytes] = []  # of a frame that comes in several
+        self._is_text = True
+        self._is_over = False
+        self._is_writing = False
         self._waiting: asyncio.Queue[str] = asyncio.Queue(FRAMES_WAITING)
         self._reader = asyncio.create_task(self._read(), name="pgcachewatch-reader")
         self._writer = asyncio.create_task(self._write(), name="pgcachewatch-writer")
+        connection.take = self._take
+        early, connection.early = connection.early, []
+        for frame in early:
+            asyncio.get_running_loop().call_soon(self._take, frame)
 
     def send(self, text: str) -> None:
+        if self._is_over:
+            return
+        connection = self._connection
+        is_idle = not self._is_writing and self._waiting.empty()
+        if is_idle and connection.protocol.state is State.OPEN and not connection.transport.get_write_buffer_size():
+            connection.protocol.send_text(text.encode())
+            connection.send_data()
+            return
         try:
             self._waiting.put_nowait(text)
         except asyncio.QueueFull:
@@ -101,28 +142,47 @@ class WebsocketLink:
             self.abort()
 
     def abort(self) -> None:
+        self._is_over = True
         self._reader.cancel()
         self._writer.cancel()
         self._connection.transport.abort()
 
     async def close(self, code: int, reason: str) -> None:
+        self._is_over = True
         self._reader.cancel()
         self._writer.cancel()
         await self._connection.close(code, reason)
 
-    async def _read(self) -> None:
-        receive, connection = self._receiver.receive, self._connection
+    def _take(self, frame: Frame) -> None:  # hot path
+        if self._is_over:
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        data = bytes(frame.data)
+        if self._parts or not frame.fin:
+            # The library has checked order and size.
+            self._parts.append(data)
+            if not frame.fin:
+                return
+            data, self._parts = b"".join(self._parts), []
         try:
-            while True:
-                receive(await connection.recv())
-        except ConnectionClosed as error:
-            closed = error.rcvd
-            self._receiver.lost(LinkLost(closed.code, closed.reason) if closed else LinkLost(None, str(error)))
+            self._receiver.receive(data.decode() if self._is_text else data)
+        except UnicodeDecodeError:
+            self._receiver.receive(data)  # as what it is: bytes, which the session refuses
+
+    async def _read(self) -> None:
+        await self._connection.wait_closed()
+        error = self._connection.protocol.close_exc
+        closed = error.rcvd
+        self._receiver.lost(LinkLost(closed.code, closed.reason) if closed else LinkLost(None, str(error)))
 
     async def _write(self) -> None:
         try:
             while True:
-                await self._connection.send(await self._waiting.get())
+                text = await self._waiting.get()
+                self._is_writing = True
+                await self._connection.send(text)
+                self._is_writing = False
         except ConnectionClosed:
             pass  # the reader tells, with the code
 

@@ -61,6 +61,33 @@ async def test_frames_go_both_ways_in_order() -> None:
         await link.close(1000, "done")
 
 
+async def test_a_frame_in_parts_arrives_whole_and_what_is_no_text_as_bytes() -> None:
+    async def speak(connection: ServerConnection) -> None:
+        await connection.send(["he", "l", "lo ü"])
+        await connection.send(b"bin")
+        await connection.send([b"b", b"in"])
+        await connection.send("last")
+
+    async with relay(speak) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert [await inbox.frames.get() for _ in range(4)] == ["hello ü", b"bin", b"bin", "last"]
+        link.abort()
+
+
+async def test_text_that_is_no_utf_8_arrives_as_the_bytes_it_is() -> None:
+    async def speak(connection: ServerConnection) -> None:
+        connection.protocol.send_text(b"\xff")
+        connection.send_data()
+        await connection.wait_closed()
+
+    async with relay(speak) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert await inbox.frames.get() == b"\xff"
+        link.abort()
+
+
 async def test_close_code_and_reason_arrive() -> None:
     async def refuse(connection: ServerConnection) -> None:
         await connection.close(4303, "forbidden")
@@ -118,8 +145,9 @@ async def test_a_relay_that_does_not_read_loses_the_link() -> None:
     async with relay(hang, close_timeout=0.1) as url:
         inbox = Inbox()
         link = await websocket_links()(url, inbox)
-        for _ in range(FRAMES_WAITING + 1):
-            link.send("x")
+        frame = "x" * 65_536  # one object, however often it waits; the kernel takes a few megabytes of it
+        for _ in range(FRAMES_WAITING + 1_000):
+            link.send(frame)
         assert "does not read" in (await inbox.end).reason
         stuck.set()
 
