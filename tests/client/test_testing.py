@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from pgcachewatch import testing
+from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import Event, Gap
 from pgcachewatch.testing import EVENTS_KEPT, FakeRelay, fake_relay
@@ -89,6 +90,16 @@ async def test_lost_source_and_gap(fake_relay: FakeRelay) -> None:
         fake_relay.gap()
         assert (without.state, without.is_connected, client.status.state) == ("suspect", True, "live")
         assert isinstance(await anext(events), Gap)
+
+
+async def test_each_change_has_a_transaction_and_a_later_read_contains_it(fake_relay: FakeRelay) -> None:
+    before = Snapshot.parse(fake_relay.snapshot())
+    first, chosen, last = fake_relay.emit("users"), fake_relay.emit("users", xid=5_000), fake_relay.emit("users")
+    after = Snapshot.parse(fake_relay.snapshot())
+
+    assert (chosen, last) == (5_000, 5_001)
+    assert [before.contains(xid) for xid in (first, chosen, last)] == [False, False, False]
+    assert [after.contains(xid) for xid in (first, chosen, last)] == [True, True, True]
 
 
 async def test_history_is_bounded_and_its_end_is_a_gap(fake_relay: FakeRelay) -> None:

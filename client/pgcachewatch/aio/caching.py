@@ -47,7 +47,8 @@ class CacheKeywords(TypedDict, total=False):
 
     `consistency`: "fresh" for functions that read the primary, in a transaction no older than the call. "snapshot" for
     those that read a hot standby or in a REPEATABLE READ transaction: each run tells its snapshots by `read_in`
-    (aio/reading.py), and is stored only if they contain each change that was applied.
+    (aio/reading.py), and is stored only if they contain each change that was applied. Nothing is stored in the first
+    two heartbeats of the relay, nor in two after a change whose transaction is not known (the original's triggers).
 
     `maxsize`: entries kept. `ttl`: how long one lives at most: seconds, a timedelta, or "90s", "10m", "2h", "1d". Of an
     `async def`, `refresh` is how long before that end a call has it filled anew while it is served, and `stale` how
