@@ -13,7 +13,7 @@ when an answer makes room: it starts later than each of them, so its answer hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pgcachewatch.errors import BarrierTimeout, ConnectionFailed
@@ -47,19 +47,17 @@ class Barriers:
         self._missing = missing
         self._last_id = IDS_FROM
         self._failed_by: BaseException | None = None
-        self._sent: dict[int, asyncio.Future[None]] = {}
+        self._sent: dict[int, list[asyncio.Future[None]]] = {}  # by request: who waits for it
         self._on_tokens: dict[int, OnToken] = {}
-        self._next: asyncio.Future[None] | None = None  # shared by those that could not be sent yet
+        self._next: list[asyncio.Future[None]] = []  # who could not be sent for yet
 
     async def wait(self, *, timeout_s: float) -> None:
         """Returns when a barrier sent after this call has passed. Raises BarrierTimeout, or what `fail` was told."""
         if self._failed_by is not None:
             raise self._failed_by
-        future = self._start()
         try:
             async with asyncio.timeout(timeout_s):
-                # Shielded: others may wait for the same one.
-                await asyncio.shield(future)
+                await self._start()
         except TimeoutError:
             raise self._timed_out(timeout_s) from None
 
@@ -72,7 +70,7 @@ class Barriers:
         try:
             async with asyncio.timeout(timeout_s):
                 if not await waiting.landed:
-                    await asyncio.shield(self._start())
+                    await self._start()
         except TimeoutError:
             raise self._timed_out(timeout_s) from None
         finally:
@@ -94,9 +92,9 @@ class Barriers:
         if waiting is not None:
             _land(waiting, True)
             return
-        future = self._sent.pop(identity, None)
-        if future is not None and not future.done():
-            future.set_result(None)
+        for landed in self._sent.pop(identity, ()):
+            if not landed.done():
+                landed.set_result(None)
         self._send_next()
 
     def rejected(self, rejected: Rejected) -> bool:
@@ -105,16 +103,15 @@ class Barriers:
         if waiting is not None:
             self._rejected_token(waiting, rejected)
             return True
-        future = self._sent.pop(rejected.id, None) if rejected.id is not None else None
-        if future is None:
+        waiters = self._sent.pop(rejected.id, None) if rejected.id is not None else None
+        if waiters is None:
             return False
         if rejected.may_retry:
             delay_s = max(RETRY_AFTER_S, (rejected.after_ms or 0.0) / 1000)
-            self._join_next(future)
+            self._next += waiters
             asyncio.get_running_loop().call_later(delay_s, self._send_next)
-        elif not future.done():
-            future.set_exception(_refusal(rejected))
-            self._consume(future)
+        else:
+            _fail(waiters, _refusal(rejected))
         return True
 
     def _rejected_token(self, waiting: OnToken, rejected: Rejected) -> None:
@@ -141,66 +138,45 @@ class Barriers:
                 self._ask(waiting)
             else:
                 _land(waiting, False)
-        for future in list(self._sent.values()):
-            self._join_next(future)
+        for waiters in self._sent.values():
+            self._next += waiters
         self._sent.clear()
         self._send_next()
 
     def fail(self, error: BaseException) -> None:
         """Nothing will be answered any more, now or later."""
         self._failed_by = error
-        waiting = [*self._sent.values(), *([self._next] if self._next else [])]
+        waiters = [landed for each in (*self._sent.values(), self._next) for landed in each]
         self._sent.clear()
-        self._next = None
+        self._next = []
         for one in self._on_tokens.values():
             if not one.landed.done():
                 one.landed.set_exception(error)
-        for future in waiting:
-            if not future.done():
-                future.set_exception(error)
-                self._consume(future)
+        _fail(waiters, error)
 
     def _start(self) -> asyncio.Future[None]:
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        future = self._next
-        if len(self._sent) < SENT_LIMIT:
-            self._send_next()
-        return future
+        """A future for one caller, done when a request that is sent from now on has passed."""
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._next.append(landed)
+        self._send_next()
+        return landed
 
     def _send_next(self) -> None:
-        future = self._next
-        if future is None or len(self._sent) >= SENT_LIMIT:
+        waiters = [landed for landed in self._next if not landed.done()]
+        self._next = waiters
+        if not waiters or len(self._sent) >= SENT_LIMIT:
             return
         self._last_id += 1
         if self._send(self._last_id, None):
-            self._sent[self._last_id] = future
-            self._next = None
+            self._sent[self._last_id] = waiters
+            self._next = []
 
-    def _join_next(self, future: asyncio.Future[None]) -> None:
-        """Let `future` end as the next barrier does."""
-        if future.done():
-            return
-        if self._next is None:
-            self._next = future
-            return
 
-        def follow(leader: asyncio.Future[None]) -> None:
-            if future.done():
-                return
-            error = leader.exception()
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-                self._consume(future)
-
-        self._next.add_done_callback(follow)
-
-    @staticmethod
-    def _consume(future: asyncio.Future[None]) -> None:
-        """A waiter that gave up must not make asyncio complain of an exception nobody saw."""
-        future.exception()
+def _fail(waiters: Iterable[asyncio.Future[None]], error: BaseException) -> None:
+    for landed in waiters:
+        if not landed.done():
+            landed.set_exception(error)
+            landed.exception()  # seen: a waiter that is cancelled this instant must not make asyncio complain
 
 
 def _land(waiting: OnToken, is_known: bool) -> None:
