@@ -8,8 +8,10 @@ Bound: that of the store. On the path of an event: behind step 12, serve.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
@@ -126,8 +128,12 @@ def cached(
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """True when calling it gives a coroutine: an `async def`, a partial of one, or an object with an async __call__."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    """True when calling it gives a coroutine: an `async def`, a partial of one, or an object with an async __call__.
+
+    Also for a plain `def` that is marked so, as aio/binding.py marks its own; before Python 3.12 asyncio alone knows.
+    """
+    knows = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+    return knows(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _refuse(function: Callable[..., Any]) -> None:

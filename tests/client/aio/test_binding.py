@@ -407,3 +407,12 @@ async def test_fastapi_awaits_an_endpoint_that_was_declared_early(fake_relay: Fa
                 assert (await browser.get("/prices/Emma")).json() == {"book": "Emma", "currency": "EUR"}
 
     assert runs == 2
+
+
+async def test_a_client_caches_a_function_that_was_declared_early_as_the_kind_it_is(fake_relay: FakeRelay) -> None:
+    shelf = Shelf(Cache())
+    async with fake_relay.connect() as client:
+        price, plain = client.cache(shelf.price), client.cache(shelf.price_plain)
+        await client.wait_live()
+
+        assert [await price("Emma"), await price("Emma"), plain("Emma"), plain("Emma")] == [1, 1, 2, 2]
