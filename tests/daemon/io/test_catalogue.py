@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from pgcachewatch_daemon.io import catalogue as module
-from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher, fetch_catalogue
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher, fetch_catalogue, hasten_spacing_s
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from tests.postgres import Database
 from tests.proxy import Proxy, port_of, through
@@ -71,6 +71,21 @@ async def test_a_look_that_is_asked_for_does_not_wait_for_its_turn(
         watcher.hasten()
         await eventually(lambda: len(told) == 2)
         assert [one.name for one in told[-1].relations.values()] == ["fresh"]
+
+
+@pytest.mark.parametrize(
+    ("took_s", "interval_s", "spacing_s"),
+    [
+        pytest.param(0.02, 60.0, 1.0, id="a short one: once a second"),
+        pytest.param(2.0, 60.0, 18.0, id="a long one: a tenth of the time"),
+        pytest.param(20.0, 60.0, 60.0, id="never later than without being asked"),
+        pytest.param(2.0, 0.5, 0.5, id="nor where the interval is short"),
+    ],
+)
+def test_looks_that_are_asked_for_take_a_bounded_share_of_the_time(
+    took_s: float, interval_s: float, spacing_s: float
+) -> None:
+    assert hasten_spacing_s(took_s, interval_s) == spacing_s
 
 
 async def test_nobody_looks_while_the_source_is_lost(database: Database) -> None:
