@@ -215,7 +215,8 @@ class Fills(Generic[F]):
         with self.store.lock:
             fill.is_storable &= rows is not None
             fill.is_unproven = node.is_unproven or (self.is_stamped and rows is None)
-            until = self.options.clock() + self.options.ttl_s
+            # The same object for all that have no end: a float of its own is 32 bytes an entry.
+            until = FOREVER if self.options.ttl_s == FOREVER else self.options.clock() + self.options.ttl_s
             self.store.finish(fill, stored, rows=rows or (), until=until, snapshots=node.snapshots)
             fill.run.is_unproven = fill.is_unproven
             fill.run.land(value)

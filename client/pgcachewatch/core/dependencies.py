@@ -24,7 +24,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgcachewatch.core.keytext import Unmatchable, key_of, text_of
 from pgcachewatch.errors import ConfigurationError
@@ -99,9 +99,8 @@ class Dimension:
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RowKey:
-    """One row: its dimension's number and its key's text."""
+class RowKey(NamedTuple):
+    """One row: its dimension's number and its key's text. A tuple, as one is made for each event."""
 
     dimension: int
     text: str

@@ -23,7 +23,8 @@ it, so that nobody needs a timer.
 
 Bound: `maxsize` entries, and the index's own. When it is reached a hand sweeps over the entries, oldest first: one that
 was hit since the hand last passed stays, and one that was not, or that is dead anyway, goes. A hit costs one count.
-After a flush each new entry takes a few dead ones with it, so that their values do not wait for the store to fill up.
+After a flush each new entry takes SWEPT_PER_ENTRY dead ones with it, so that their values do not wait for the store to
+fill up: the last is gone once half as many results were stored as there were entries.
 Running fills are bounded by their callers.
 
 No clock and no lock of its own: `now` comes in, and so does the lock, when several threads use the store. Invalidations
@@ -59,10 +60,12 @@ R = TypeVar("R")
 class Entry(Generic[V]):
     """One result. `kind` is the type of a key that is no tuple, for who looks it up by a value that may only be equal.
 
-    Read without a lock: who writes sets the value first and the generations last.
+    Read without a lock: who writes sets the value first and the generations last. A field more is 16 bytes an entry.
     """
 
-    __slots__ = ("gap", "generation", "hits", "kind", "seen", "until", "value")
+    __slots__ = ("gap", "generation", "hits", "kind", "seen", "value")
+
+    until = FOREVER  # the end of its time to live
 
     def __init__(self, key: Hashable) -> None:
         # A tuple may spell out another type (core/frozen.py), so that an equal tuple of a caller's proves nothing.
@@ -71,15 +74,23 @@ class Entry(Generic[V]):
         self.generation = DEAD
         self.hits = 0
         self.seen = 0  # `hits` when the hand last passed
-        self.until = FOREVER  # the end of its time to live, for stores that have one
         self.value: V
 
-    def put(self, value: V, gap: int, generation: int, until: float = FOREVER) -> None:
+    def put(self, value: V, gap: int, generation: int) -> None:
         self.generation = DEAD
         self.value = value
-        self.until = until
         self.gap = gap
         self.generation = generation
+
+
+class TimedEntry(Entry[V]):
+    """One result of a store whose entries have a time to live."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, key: Hashable, until: float) -> None:
+        super().__init__(key)
+        self.until = until
 
 
 @dataclass(slots=True, eq=False)
@@ -295,10 +306,20 @@ class Store(Generic[V, R]):
         if entry is None:
             if len(self.entries) >= self.maxsize:
                 self._evict()
-            entry = self.entries[fill.key] = Entry(fill.key)
+            entry = self._new_entry(fill.key, until)
             self._order.append(fill.key)
+        elif until != entry.until:
+            # Another one, not another instant: who reads this one now must not take the old value for fresh.
+            entry.generation = DEAD
+            counted, entry = entry, self._new_entry(fill.key, until)
+            entry.hits, entry.seen = counted.hits, counted.seen
         # The fill's own token, not the current one: should anything be invalidated this instant, it stays dead.
-        entry.put(value, fill.gap, fill.generation, until)
+        entry.put(value, fill.gap, fill.generation)
+
+    def _new_entry(self, key: Hashable, until: float) -> Entry[V]:
+        entry: Entry[V] = Entry(key) if until == FOREVER else TimedEntry(key, until)
+        self.entries[key] = entry
+        return entry
 
     def _evict(self) -> None:
         for _ in range(STEPS_PER_EVICTION):
@@ -343,7 +364,7 @@ class Store(Generic[V, R]):
             if self.stamps is not None:
                 self.stamps.changed(row, xid)
             for key in self._rows.take(row):
-                self.forget(key)
+                self._drop(key)
 
     def flush(self, xid: int | None = None) -> None:
         """Nothing stored or running up to now may be served to a later caller. O(1). `xid` as in `forget_row`."""
@@ -376,11 +397,15 @@ class Store(Generic[V, R]):
     def forget(self, key: Hashable) -> bool:
         """Drop one key, its running fill included. True when there was something to serve."""
         with self.lock:
-            self._fills.pop(key, None)
-            entry = self.lookup(key)
-            if entry is not None:
-                entry.generation = DEAD
-            return entry is not None
+            is_served = self.lookup(key) is not None
+            self._drop(key)
+            return is_served
+
+    def _drop(self, key: Hashable) -> None:  # hot path
+        self._fills.pop(key, None)
+        entry = self.entries.get(key)
+        if entry is not None:
+            entry.generation = DEAD
 
     def info(self) -> CacheInfo:
         """Counts up to now. O(entries)."""

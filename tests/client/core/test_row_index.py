@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,3 +111,22 @@ def test_rows_known_before_the_run_are_not_remembered() -> None:
     taken(index, "5", 0)
 
     assert index.changes == 0
+
+
+@given(st.sets(st.from_regex(r"-?[0-9]{0,20}[.a²]?", fullmatch=True) | st.text(max_size=3), max_size=20))
+def test_each_text_is_a_row_of_its_own_however_it_is_kept(texts: set[str]) -> None:
+    index, rows = RowIndex(), sorted(texts - {ANY_ROW})
+    for text in rows:
+        index.add(("of", text), [RowKey(0, text)], is_kept=always)
+
+    assert [taken(index, text) for text in rows] == [{("of", text)} for text in rows]
+
+
+@pytest.mark.parametrize("key", [5, "5", 5.0, True])
+def test_a_key_that_looks_like_the_text_of_its_row_is_found_as_it_is(key: Hashable) -> None:
+    index = RowIndex()
+    index.add(key, [RowKey(0, "5")], is_kept=always)
+
+    (found,) = index.take(RowKey(0, "5"))
+
+    assert found is key
