@@ -150,9 +150,6 @@ class Settings(BaseSettings):
         "Serving",
         "What waits for one slow client before its events are conflated (in stream mode: before it is closed).",
     )
-    write_buffer_bytes: Annotated[int, pydantic.Field(ge=1_024, le=1_073_741_824)] = option(
-        65_536, "Serving", "Bytes handed to the network layer ahead of a slow client; above it, its outbox fills."
-    )
     send_buffer_bytes: Annotated[int, pydantic.Field(ge=0, le=1_073_741_824)] = option(
         0, "Serving", "The kernel's send buffer of each client (SO_SNDBUF). 0: the kernel decides."
     )

@@ -11,7 +11,8 @@ from typing import assert_never, cast
 
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import BarrierRequested
-from pgcachewatch_daemon.core.hub import Hub, Subscriber
+from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.core.loopback import BarrierWait, Full, Loopback, LoopbackResult
 from pgcachewatch_daemon.core.tokens import Awaited, Lost, Passed, Tokens
 

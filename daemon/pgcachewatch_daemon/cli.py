@@ -82,7 +82,6 @@ def relay_options(settings: Settings) -> RelayOptions:
             connect_timeout_s=settings.connect_timeout_s,
         ),
         sockets=SocketLimits(
-            write_buffer_bytes=settings.write_buffer_bytes,
             send_buffer_bytes=settings.send_buffer_bytes,
             handshakes_limit=settings.handshakes_limit,
             handshake_s=settings.handshake_timeout_s,

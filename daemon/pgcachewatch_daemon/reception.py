@@ -35,8 +35,10 @@ from pgcachewatch.protocol.relay_session import (
 )
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, Refuse
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Answer as Reply
-from pgcachewatch_daemon.core.hub import Granted, Hub, Subscriber
+from pgcachewatch_daemon.core.hub import Granted, Hub
+from pgcachewatch_daemon.departures import Departures
 from pgcachewatch_daemon.inspection import Inspection, NotReady
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page
@@ -45,7 +47,6 @@ from pgcachewatch_daemon.sql.columns import Accepted, Refusal
 
 RETYPED_JITTER_MS = 1_000.0
 JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
-SERVICE_RESTART = 1012
 DRAINED = 4000
 SOURCE_DOWN = 4104
 LIMIT = 4308
@@ -107,6 +108,7 @@ class Reception:
         *,
         hub: Hub,
         barriers: Barriers,
+        departures: Departures,
         inspection: Inspection,
         admission: Admission,
         source: Channels,
@@ -117,6 +119,7 @@ class Reception:
         self._options = options
         self._hub = hub
         self._barriers = barriers
+        self._departures = departures
         self._inspection = inspection
         self._admission = admission
         self._source = source
@@ -188,15 +191,6 @@ class Reception:
             task.cancel()
         await asyncio.gather(*self._waits, return_exceptions=True)
 
-    def flush(self, subscribers: Iterable[Subscriber]) -> None:  # hot path
-        """Write what is pending, one write per connection; then close those the hub wants closed."""
-        for subscriber in subscribers:
-            connection = subscriber.shell
-            if isinstance(connection, Connection) and connection.flush() and subscriber.close is not None:
-                # W-PLAIN-3: a published client knows one code for "you missed something".
-                code = subscriber.close.code if subscriber.plain_channel is None else SERVICE_RESTART
-                connection.close(code, subscriber.close.reason)
-
     # --- what a connection calls
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
@@ -231,10 +225,15 @@ class Reception:
         if isinstance(visitor, Visitor) and visitor.session is not None:
             self._perform(visitor, visitor.session.hello_timed_out())
 
+    def filled(self, connection: Connection) -> None:
+        visitor = connection.visitor
+        if isinstance(visitor, Visitor) and visitor.subscriber is not None:
+            self._hub.filled(visitor.subscriber)
+
     def drained(self, connection: Connection) -> None:
         visitor = connection.visitor
         if isinstance(visitor, Visitor) and visitor.subscriber is not None:
-            self.flush((visitor.subscriber,))
+            self._departures.write_own(visitor.subscriber)
 
     def gone(self, connection: Connection) -> None:
         visitor = connection.visitor
@@ -347,7 +346,7 @@ class Reception:
     def _joined(self, visitor: Visitor, subscriber: Subscriber) -> None:
         visitor.subscriber = subscriber
         subscriber.shell = visitor.connection
-        visitor.connection.outbox = subscriber.outbox
+        subscriber.write = visitor.connection.write
         self._source.set_busy(True)
         self._source.hasten(spacing_s=JOIN_PROOF_SPACING_S)
 
@@ -374,6 +373,8 @@ class Reception:
                 assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
                 self._barriers.ask(visitor.subscriber, effect)
             case CloseWith():
+                if visitor.subscriber is not None:
+                    self._departures.write_own(visitor.subscriber)
                 visitor.connection.close(effect.code, effect.reason)
             case TokenOffered() | Acknowledged():
                 pass  # nothing is asked of a client yet; the messages are part of the protocol already

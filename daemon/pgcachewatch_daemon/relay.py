@@ -1,12 +1,11 @@
 """The composition root: builds the relay from plain values, and is the one place that knows all of its parts.
 
-    PostgresSource --notified--> Intake --> Hub --> outboxes --flush--> Connection
+    PostgresSource --notified--> Intake --> Hub --> outboxes --> Departures --> Connection
                    --looped_back--> Loopback --> Hub.mark, barriers
     WebSocketServer --requested, received, gone--> Reception --> Hub
 
 The source's callbacks run straight through to the outboxes; what they filled is written once per iteration of the loop,
-and at once when much of it has gathered or a loopback came back. All of it is one thread and one event loop; nothing
-waits for a client.
+and at once when a loopback came back. All of it is one thread and one event loop; nothing waits for a client.
 
 Life: `start` binds the port and begins to look for PostgreSQL; `run` serves until `stop`, then drains; `close` ends it
 all and leaves no task behind. Bound of a drain: `drain_grace_s`, then what is still connected is cut.
@@ -36,6 +35,7 @@ from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
+from pgcachewatch_daemon.departures import Departures
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
@@ -43,10 +43,9 @@ from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions
-from pgcachewatch_daemon.io.websocket import SocketLimits, WebSocketServer, text_frame
+from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer, text_frame
 from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
 
-FLUSH_BYTES = 32_768  # published since the last flush: write now, so that a burst fills sockets and not outboxes
 LAG_SAMPLE_S = 0.5
 UNREADABLE_LOG_S = 60.0
 
@@ -93,8 +92,10 @@ class Relay:
             History(options.history),
             HubSettings(options.node or socket.gethostname(), options.source.heartbeat_s * 1_000, options.outbox),
             frame=text_frame,
-            on_dirty=self._schedule_flush,
+            on_dirty=lambda: self._departures.schedule(),
         )
+        self._socket_stats = SocketStats()
+        self._departures = Departures(self._hub, self._socket_stats)
         self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
         self._barriers = Barriers(
             self._hub,
@@ -120,6 +121,7 @@ class Relay:
             ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
             hub=self._hub,
             barriers=self._barriers,
+            departures=self._departures,
             inspection=self._inspection,
             admission=self._admission,
             source=self._source,
@@ -127,13 +129,14 @@ class Relay:
             render_metrics=self._render_metrics,
             now_s=time.monotonic,
         )
-        self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic)
+        self._server = WebSocketServer(
+            self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats
+        )
         self._exposition = Exposition(self.readings)
         self._loopback_seconds = Histogram()
         self._barrier_seconds = Histogram()
         self._lag_seconds = Histogram()
         self._lag_timer: asyncio.TimerHandle | None = None
-        self._unflushed_bytes = 0
         self._unreadable_logged_s: dict[str, float] = {}
         self._last_loss = "start"
         self._ready = asyncio.Event()
@@ -187,7 +190,7 @@ class Relay:
         self._hub.say_bye(
             DRAINED, reason="the relay is going away", after_ms=0.0, jitter_ms=self.options.drain_jitter_s * 1_000
         )
-        self._flush()
+        self._departures.flush_all()
         if not await self._server.until_empty(self.options.drain_grace_s):
             logger.warning("relay cuts what did not go in time sockets=%d", len(self._server.connections))
 
@@ -223,9 +226,8 @@ class Relay:
         if isinstance(change, Gap):
             self._log_unreadable(channel, change, now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
-        self._unflushed_bytes += len(payload)
-        if self._unflushed_bytes >= FLUSH_BYTES:
-            self._flush()
+        if self._hub.is_pressed:
+            self._departures.flush_all()
 
     def notification_failed(self, channel: str) -> None:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
@@ -241,7 +243,7 @@ class Relay:
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
         self._barriers.looped_back(result)
-        self._flush()  # not in the next iteration: somebody waits for this
+        self._departures.flush()  # not in the next iteration: somebody waits for this
         if self._loopback.has_waiting:
             self._source.hasten()
 
@@ -250,7 +252,7 @@ class Relay:
 
     def tokens_settled(self) -> None:
         if self._barriers.tokens_settled():
-            self._flush()
+            self._departures.flush()
 
     def catalogue_changed(self) -> None:
         self._watcher.hasten()
@@ -275,15 +277,6 @@ class Relay:
         if now_s - self._unreadable_logged_s.get(kind, -UNREADABLE_LOG_S) >= UNREADABLE_LOG_S:
             self._unreadable_logged_s[kind] = now_s
             logger.warning("notification unreadable, a gap took its place channel=%r detail=%s", channel, gap.detail)
-
-    # --- writing
-
-    def _schedule_flush(self) -> None:
-        asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:  # hot path
-        self._unflushed_bytes = 0
-        self._reception.flush(self._hub.take_dirty())
 
     # --- what others may see
 

@@ -15,8 +15,9 @@ from pgcachewatch.protocol import codec, messages, relay_session
 from pgcachewatch.protocol.client_session import Change, ClientSession, Invalidate
 from pgcachewatch.protocol.relay_session import RelaySession
 from pgcachewatch.protocol.transitions import RelayState
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.loopback import Loopback, LoopbackLimits
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from tests.conformance.hostile import Frame, Hostile, Json
@@ -109,11 +110,11 @@ class Relay:
     def publish(self) -> None:
         """An event: the neighbour gets it in order, and the bad one gets well-formed frames."""
         self.hub.publish(EVENT, channel="c", payload="{}", now_s=0.0)
-        heard = [each for frame in self.good.outbox.drain() for each in self.neighbour.receive(frame.decode())]
+        heard = [each for frame in self.good.drain() for each in self.neighbour.receive(frame.decode())]
         assert Invalidate((Change(1, "u", "7"),)) in heard
         assert self.neighbour.is_open
         if self.bad is not None:
-            for frame in self.bad.outbox.drain():
+            for frame in self.bad.drain():
                 self._read(frame.decode())
         self.events += 1
 

@@ -23,7 +23,7 @@ LONG_KEY = "k" * 500
 
 def relay_of(database: Database, **settings: str) -> RelayProcess:
     """One whose kernel and transport hold next to nothing for a client."""
-    small = {"send_buffer_bytes": "16384", "write_buffer_bytes": "4096", "heartbeat_s": "0.05"}
+    small = {"send_buffer_bytes": "16384", "heartbeat_s": "0.05"}
     return RelayProcess(database.dsn, port=0, **small, **settings)
 
 

@@ -41,7 +41,7 @@ class Stage:
         self.hastened += 1
 
     def told(self) -> list[Any]:  # JSON
-        return [json.loads(frame) for frame in self.client.outbox.drain()]
+        return [json.loads(frame) for frame in self.client.drain()]
 
     def ask(self, identity: int, token: str | None = None) -> None:
         self.barriers.ask(self.client, BarrierRequested(identity, token))

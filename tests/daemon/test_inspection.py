@@ -12,8 +12,9 @@ import pytest
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.inspection import ADVICE_NAMES, ASKED_LIMIT, Inspection, NotReady
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.sql.assessment import DOUBTS
@@ -53,7 +54,7 @@ class Stage:
 
     def join(self, *subscriptions: Subscription) -> Subscriber:
         subscriber = self.hub.join(messages.Hello(), subscriptions, now_ms=0.0)
-        subscriber.outbox.drain()
+        subscriber.drain()
         return subscriber
 
     def judge(self, table: str, *columns: str) -> Accepted | Refusal | NotReady:
@@ -61,7 +62,7 @@ class Stage:
 
 
 def read(subscriber: Subscriber) -> list[Any]:  # JSON
-    return [json.loads(frame) for frame in subscriber.outbox.drain()]
+    return [json.loads(frame) for frame in subscriber.drain()]
 
 
 def test_a_table_in_doubt_is_a_gap_on_every_channel_and_no_other_tables() -> None:

@@ -25,8 +25,9 @@ from pgcachewatch.protocol.relay_session import (
     Subscription,
     Unsubscribed,
 )
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
@@ -41,6 +42,9 @@ DRIFT = 200e-6
 RECEIVED_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 HISTORY = HistoryLimits(events=20)
 OUTBOX = OutboxLimits(bytes=1_500, keys=4)
+SLICE_WRITES = 2
+SLICE_BYTES = 1_000
+SLICE_S = (0.0, 0.002)
 
 Log = dict[str, list[tuple[int, str, int]]]  # epoch -> (seq, row, version) in order
 
@@ -54,7 +58,7 @@ class Visit:
         self.subscriber: Subscriber | None = None
         self._relay = relay
         wire.relay_receives = self._receive
-        wire.relay_drained = self.flush
+        wire.relay_drained = self.write_own
         wire.relay_lost = self.gone
 
     def _receive(self, frame: str) -> None:
@@ -71,6 +75,7 @@ class Visit:
             subscriptions = tuple(map(typed, effect.subscriptions))
             self.subscriber = hub.join(effect.hello, subscriptions, now_ms=self._relay.now_ms())
             self.subscriber.shell = self
+            self.subscriber.write = self._write
             self._relay.hasten()
         elif isinstance(effect, CloseWith):
             self.end.close(effect.code)
@@ -87,15 +92,29 @@ class Visit:
                 case _:
                     pass
 
-    def flush(self) -> None:
+    def write_own(self) -> None:
         """Write what is pending, unless the socket is full: then it waits, and conflates."""
         subscriber = self.subscriber
         if subscriber is None or self.end.is_full:
             return
-        for data in subscriber.outbox.drain():
-            self.end.send(data.decode())
-        if subscriber.close is not None:
-            self.end.close(subscriber.close.code)
+        outbox = subscriber.own_outbox()
+        if not self._send(b"".join(outbox.drain())):
+            return
+        if outbox.close is not None:
+            self.end.close(outbox.close.code)
+        else:
+            self._relay.hub.written(subscriber)
+
+    def _send(self, data: bytes) -> bool:
+        """False when the socket is full now."""
+        for frame in data.decode().splitlines():
+            self.end.send(frame)
+        return not self.end.is_full
+
+    def _write(self, data: bytes) -> int:
+        if not self._send(data) and self.subscriber is not None:
+            self._relay.hub.filled(self.subscriber)
+        return len(data)
 
     def gone(self) -> None:
         self.session.close()
@@ -124,7 +143,7 @@ class SimulatedRelay:
             MemoryBackplane(lambda: f"{chance.getrandbits(64):016x}"),
             History(HISTORY),
             HubSettings("simulated", HEARTBEAT_S * 1_000, OUTBOX),
-            frame=str.encode,
+            frame=lambda text: f"{text}\n".encode(),
             on_dirty=lambda: None,
         )
         self.loopback = Loopback(lambda: f"{chance.getrandbits(64):x}", LoopbackLimits())
@@ -151,9 +170,16 @@ class SimulatedRelay:
             wire.cut(tell_client=True, tell_relay=False)
 
     def flush(self) -> None:
-        for subscriber in self.hub.take_dirty():
+        """One slice, as departures.py does it, and small: what is left goes on behind whatever comes in meanwhile."""
+        for subscriber in self.hub.take_apart(SLICE_WRITES):
             if isinstance(subscriber.shell, Visit):
-                subscriber.shell.flush()
+                subscriber.shell.write_own()
+        share = self.hub.take_share(writes=SLICE_WRITES, size_bytes=SLICE_BYTES)
+        if share is not None:
+            for subscriber in share.members:
+                subscriber.write(share.data)
+        if self.hub.has_work:
+            self._later(self._chance.uniform(*SLICE_S), self.flush)
 
     # --- the source
 

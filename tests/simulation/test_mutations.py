@@ -14,8 +14,8 @@ from pgcachewatch.core.store import DEAD, Entry, Fill, Store
 from pgcachewatch.models import Position
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.client_session import Advance, ClientSession, ClockSample, Delivery, Flush, Opened
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, Replay, TooOld
-from pgcachewatch_daemon.core.hub import Subscriber
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackResult
 from pgcachewatch_daemon.core.outbox import Conflation
 from tests.simulation import relay, world

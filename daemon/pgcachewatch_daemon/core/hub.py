@@ -5,13 +5,16 @@ pending. A connection that joins a group first sees the group brought to the hea
 joins at the head; one that changes its subscriptions leaves its old group the same way. So p is right for all members
 of a group, and one encoding serves them all.
 
-The hub does no I/O. Whoever calls it then takes the dirty subscribers and writes what their outboxes hold; `on_dirty`
-is called when there is something to take. It never waits for a reader and never looks at a clock. Bounds: subscribers
-by admission, outboxes and history by their own limits. On the path of an event: step 6, fan out.
+The hub does no I/O. Whoever calls it then takes what is to be written: first `take_apart`, those with something of
+their own, then `take_share` until there is none, the bytes that many are sent; `on_dirty` is called when there is
+something to take. It never waits for a reader and never looks at a clock. Bounds: subscribers by admission, outboxes
+and history by their own limits. On the path of an event: step 6, fan out.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -19,10 +22,11 @@ from typing import Literal, Protocol
 from pgcachewatch.models import Event, Gap, Position
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
+from pgcachewatch_daemon.core.audience import Audience, Share, Subscriber
 from pgcachewatch_daemon.core.history import Entry, History, TooOld
 from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Packet, bounded_ev
 from pgcachewatch_daemon.core.stats import HubStats
-from pgcachewatch_daemon.core.subscriptions import Directory, Group
+from pgcachewatch_daemon.core.subscriptions import Directory, Group, Wishes
 
 # What is replayed to one connection, in outboxes. More than one: a stream that was closed because its outbox was full
 # has missed at least that much, and is to resume without a gap (W-SLOW-2).
@@ -70,25 +74,6 @@ class Granted:
 Answer = Granted | messages.Err
 
 
-class Subscriber:
-    """One connection as the hub knows it. `shell` is the caller's own, to find the connection again."""
-
-    __slots__ = ("group", "is_dirty", "name", "outbox", "plain_channel", "shell")
-
-    def __init__(self, outbox: Outbox, *, name: str = "", plain_channel: str | None = None) -> None:
-        self.outbox = outbox
-        self.name = name
-        self.group: Group | None = None
-        self.plain_channel = plain_channel
-        self.shell: object | None = None
-        self.is_dirty = False
-
-    @property
-    def close(self) -> CloseWith | None:
-        """What to close the connection with, once its outbox was written."""
-        return self.outbox.close
-
-
 class Hub:
     """See the module. All times are the relay's monotonic clock, in the unit of the name."""
 
@@ -108,8 +93,10 @@ class Hub:
         self._frame = frame
         self._on_dirty = on_dirty
         self._directory = Directory()
-        self._plain: dict[str, dict[Subscriber, None]] = {}
-        self._dirty: list[Subscriber] = []
+        self._plain: dict[str, Audience] = {}
+        self._dirty: deque[Audience] = deque()  # with something for those in step
+        self._dirty_apart: dict[Subscriber, None] = {}
+        self.is_pressed = False  # a stream's readers are to be written before anything else is published
         self._stamped = 0  # subscriptions
         self._proven_ms: float | None = None  # as_of of the last mark while the source lasts
 
@@ -147,7 +134,7 @@ class Hub:
         if replay:
             self.stats.frames += len(replay)
             self.stats.frame_bytes += replay_bytes
-            subscriber.outbox.replay(replay)
+            subscriber.own_outbox().replay(replay)
         cursor = head.seq
         if missed is not None and hello.resume is not None and not replay:
             cursor = hello.resume.s
@@ -159,7 +146,10 @@ class Hub:
     def join_plain(self, channel: str) -> Subscriber:
         """A published client: raw payloads of one channel. LISTEN on it is proven."""
         subscriber = Subscriber(self._outbox(is_stream=True), plain_channel=channel)
-        self._plain.setdefault(channel, {})[subscriber] = None
+        audience = self._plain.get(channel)
+        if audience is None:
+            audience = self._plain[channel] = self._audience(is_stream=True)
+        audience.enter(subscriber)
         self.stats.plain_clients += 1
         return subscriber
 
@@ -179,13 +169,16 @@ class Hub:
 
     def leave(self, subscriber: Subscriber) -> None:
         """The connection is gone. A second call does nothing."""
+        audience = subscriber.audience
+        if audience is None:
+            return
+        self._dirty_apart.pop(subscriber, None)
         if subscriber.plain_channel is not None:
-            there = self._plain.get(subscriber.plain_channel, {})
-            if there.pop(subscriber, self) is None:
-                self.stats.plain_clients -= 1
-            if not there:
-                self._plain.pop(subscriber.plain_channel, None)
-        elif subscriber.group is not None:
+            audience.leave(subscriber)
+            self.stats.plain_clients -= 1
+            if not len(audience):
+                del self._plain[subscriber.plain_channel]
+        else:
             self._exit(subscriber)
             self.stats.clients -= 1
 
@@ -201,9 +194,9 @@ class Hub:
                 text = bounded_ev(group.cursor, seq, items)
                 packet = Packet(self._frame(text), "event", group.cursor, seq, items)
                 group.cursor = seq
-                self._fan_out(group.members, packet)
+                self._fan_out(group.audience, packet)
         plain = self._plain.get(channel)
-        if plain:
+        if plain is not None:
             self._fan_out(plain, Packet(self._frame(payload), "event"))
 
     def mark(self, as_of_ms: float, snapshot: str | None = None) -> None:
@@ -218,7 +211,7 @@ class Hub:
         for group in self._directory:
             packet = self._mark_packet(group.cursor, head, as_of_ms, snapshot if group.has_stamps else None)
             group.cursor = head
-            self._fan_out(group.members, packet)
+            self._fan_out(group.audience, packet)
 
     def barrier_passed(self, subscriber: Subscriber, identity: int) -> None:
         """Answer a barrier whose loopback came back."""
@@ -234,7 +227,7 @@ class Hub:
         self._proven_ms = None
         packet = Packet(self._frame(codec.encode(messages.Stale(since=now_ms, reason=reason))), "control")
         for group in self._directory:
-            self._fan_out(group.members, packet)
+            self._fan_out(group.audience, packet)
         self.close_plain("the database connection was lost; connect again")
 
     def source_restored(self, reason: str) -> None:
@@ -246,7 +239,7 @@ class Hub:
         packet = Packet(self._frame(text), "reset", position.seq, position.seq)
         for group in self._directory:
             group.cursor = position.seq
-            self._fan_out(group.members, packet)
+            self._fan_out(group.audience, packet)
 
     def say_bye(self, code: int, *, reason: str, after_ms: float, jitter_ms: float) -> None:
         """A planned end: everybody is told when to come back, then closed."""
@@ -254,15 +247,15 @@ class Hub:
             self._frame(codec.encode(messages.Bye(code=code, after_ms=after_ms, jitter_ms=jitter_ms))), "control"
         )
         for group in self._directory:
-            self._fan_out(group.members, packet)
-            for subscriber in group.members:
+            self._fan_out(group.audience, packet)
+            for subscriber in group.audience.members:
                 self._close(subscriber, CloseWith(code, reason))
         self.close_plain(reason)
 
     def close_plain(self, reason: str) -> None:
         """Published clients know one way to learn that they missed something (W-PLAIN-3)."""
-        for readers in self._plain.values():
-            for subscriber in readers:
+        for audience in self._plain.values():
+            for subscriber in audience.members:
                 self._close(subscriber, CloseWith(PLAIN_GAP, reason))
 
     def send_away(self, subscriber: Subscriber, code: int, *, reason: str, jitter_ms: float) -> None:
@@ -270,12 +263,45 @@ class Hub:
         self._control(subscriber, messages.Bye(code=code, jitter_ms=jitter_ms))
         self._close(subscriber, CloseWith(code, reason))
 
-    def take_dirty(self) -> list[Subscriber]:
-        """Those with something to write or to close, each once; the list starts anew."""
-        taken, self._dirty = self._dirty, []
-        for subscriber in taken:
-            subscriber.is_dirty = False
+    # --- what is to be written
+
+    @property
+    def has_work(self) -> bool:
+        """There is something to take."""
+        return bool(self._dirty or self._dirty_apart)
+
+    def take_apart(self, most: int) -> list[Subscriber]:
+        """Up to `most` of those with something of their own to be written or to close with, each once."""
+        if len(self._dirty_apart) <= most:
+            taken, self._dirty_apart = list(self._dirty_apart), {}
+        else:
+            taken = list(itertools.islice(self._dirty_apart, most))
+            for subscriber in taken:
+                del self._dirty_apart[subscriber]
         return taken
+
+    def take_share(self, *, writes: int, size_bytes: int) -> Share | None:  # hot path
+        """Bytes and whom to write them to, within both limits, each audience in its turn. None when there are none."""
+        while self._dirty:
+            audience = self._dirty.popleft()
+            share = audience.take(writes=writes, size_bytes=size_bytes)
+            audience.is_dirty = audience.has_work
+            if audience.is_dirty:
+                self._dirty.append(audience)
+            if share is not None:
+                return share
+        self.is_pressed = False
+        return None
+
+    def filled(self, subscriber: Subscriber) -> None:
+        """Its socket took not all of what was written: what is new waits in an outbox of its own."""
+        if subscriber.audience is not None:
+            subscriber.audience.step_out(subscriber)
+
+    def written(self, subscriber: Subscriber) -> None:
+        """Its socket took all it had pending."""
+        if subscriber.audience is not None:
+            subscriber.audience.step_in(subscriber)
 
     # --- groups and the chain
 
@@ -285,28 +311,29 @@ class Hub:
         if group.cursor != head:
             packet = self._mark_packet(group.cursor, head, None)
             group.cursor = head
-            self._fan_out(group.members, packet)
+            self._fan_out(group.audience, packet)
 
     def _enter(self, subscriber: Subscriber, subscriptions: tuple[Subscription, ...]) -> None:
         group = self._directory.get(subscriptions)
         if group is None:
-            group = Group(subscriptions, cursor=self.position.seq)
+            is_stream = any(each.mode == "stream" for each in subscriptions)
+            group = Group(subscriptions, audience=self._audience(is_stream=is_stream), cursor=self.position.seq)
             self._directory.add(group)
         self._align(group)
-        group.members[subscriber] = None
+        group.audience.enter(subscriber)
         subscriber.group = group
-        subscriber.outbox.is_stream = group.has_stream
         self._count(subscriptions, 1)
 
     def _exit(self, subscriber: Subscriber) -> None:
         group = self._member(subscriber)
-        del group.members[subscriber]
+        group.audience.leave(subscriber)
         subscriber.group = None
-        if not group.members:
+        if not len(group.audience):
             self._directory.remove(group)
         self._count(group.subscriptions, -1)
 
     def _move(self, subscriber: Subscriber, subscriptions: tuple[Subscription, ...]) -> None:
+        subscriber.own_outbox()
         self._exit(subscriber)
         self._enter(subscriber, subscriptions)
 
@@ -350,8 +377,8 @@ class Hub:
         further on would resume behind changes it never saw.
         """
         assert resume is not None
-        invalidate = Group(tuple(one for one in subscriptions if one.mode == "invalidate"), cursor=0)
-        stream = Group(tuple(one for one in subscriptions if one.mode == "stream"), cursor=0)
+        invalidate = Wishes(tuple(one for one in subscriptions if one.mode == "invalidate"))
+        stream = Wishes(tuple(one for one in subscriptions if one.mode == "stream"))
         conflation = Conflation()
         packets: list[Packet] = []
         cursor = resume.s
@@ -386,33 +413,45 @@ class Hub:
     def _outbox(self, *, is_stream: bool) -> Outbox:
         return Outbox(self._settings.outbox, frame=self._frame, stats=self.stats, is_stream=is_stream)
 
+    def _audience(self, *, is_stream: bool) -> Audience:
+        return Audience(self._settings.outbox, frame=self._frame, stats=self.stats, is_stream=is_stream)
+
     def _control(self, subscriber: Subscriber, message: messages.Message) -> None:
         self.send(subscriber, codec.encode(message))
 
     # --- the way out
 
-    def _fan_out(self, members: dict[Subscriber, None], packet: Packet) -> None:  # hot path
-        """The same packet to each member: one append and, at most once a tick, one entry in the dirty list."""
-        self.stats.frames += len(members)
-        self.stats.frame_bytes += len(members) * len(packet.data)
-        dirty = self._dirty
-        was_clean = not dirty
-        for subscriber in members:
-            subscriber.outbox.offer(packet)
-            if not subscriber.is_dirty:
-                subscriber.is_dirty = True
-                dirty.append(subscriber)
-        if was_clean and dirty:
+    def _fan_out(self, audience: Audience, packet: Packet) -> None:  # hot path
+        """The same packet to each member: one append for all who are in step."""
+        members = len(audience)
+        self.stats.frames += members
+        self.stats.frame_bytes += members * len(packet.data)
+        audience.offer(packet)
+        had_work = self.has_work
+        if audience.apart:
+            self._dirty_apart.update(dict.fromkeys(audience.apart))
+        if not audience.is_dirty and audience.has_work:
+            audience.is_dirty = True
+            self._dirty.append(audience)
+        if audience.is_pressed:
+            self.is_pressed = True
+        if not had_work and self.has_work:
             self._on_dirty()
 
     def _offer(self, subscriber: Subscriber, packet: Packet) -> None:
-        self._fan_out({subscriber: None}, packet)
+        self.stats.frames += 1
+        self.stats.frame_bytes += len(packet.data)
+        subscriber.own_outbox().offer(packet)
+        self._soil(subscriber)
 
     def _close(self, subscriber: Subscriber, close: CloseWith) -> None:
-        if subscriber.outbox.close is None:
-            subscriber.outbox.close = close
-        if not subscriber.is_dirty:
-            subscriber.is_dirty = True
-            self._dirty.append(subscriber)
-            if len(self._dirty) == 1:
-                self._on_dirty()
+        outbox = subscriber.own_outbox()
+        if outbox.close is None:
+            outbox.close = close
+        self._soil(subscriber)
+
+    def _soil(self, subscriber: Subscriber) -> None:
+        had_work = self.has_work
+        self._dirty_apart[subscriber] = None
+        if not had_work:
+            self._on_dirty()

@@ -172,17 +172,24 @@ class Outbox:
         """Queue what the reader missed. It is not counted, so that what is new meanwhile has the room it always has."""
         self._packets += packets
 
-    def drain(self) -> list[bytes]:
+    def pending(self) -> list[Packet]:
+        """Everything pending, oldest first, as packets that another outbox can be offered."""
+        if self._conflation is None:
+            return self._packets.copy()
+        return [*self._packets, *self._conflated(self._conflation), *self._after]
+
+    def drain_packets(self) -> list[Packet]:
         """Everything pending, oldest first; the outbox is empty afterwards (but for `close`)."""
-        frames = [packet.data for packet in self._packets]
-        if self._conflation is not None:
-            frames += self._conflated(self._conflation)
-            frames += [packet.data for packet in self._after]
-            self._conflation = None
-            self._after = []
+        packets = self._packets if self._conflation is None else self.pending()
         self._packets = []
+        self._conflation = None
+        self._after = []
         self._size_bytes = self._control_bytes = 0
-        return frames
+        return packets
+
+    def drain(self) -> list[bytes]:
+        """The same as frames."""
+        return [packet.data for packet in self.drain_packets()]
 
     def drop(self, close: CloseWith) -> None:
         """Forget what is pending and close: the reader is told by the code that it missed something."""
@@ -234,16 +241,18 @@ class Outbox:
         if self._control_bytes > self._limits.control_bytes:
             self.drop(CloseWith(4105, "too many requests without reading the answers"))
 
-    def _conflated(self, conflation: Conflation) -> list[bytes]:
+    def _conflated(self, conflation: Conflation) -> list[Packet]:
         if conflation.previous is None:
             return []
-        frames: list[bytes] = []
+        packets: list[Packet] = []
         previous, seq = conflation.previous, conflation.seq
         if conflation.has_changes:
-            frames.append(self._frame(bounded_ev(previous, seq, conflation.items())))
+            items = conflation.items()
+            packets.append(Packet(self._frame(bounded_ev(previous, seq, items)), "event", previous, seq, items))
             previous = seq
-        frames.append(self._frame(codec.encode_mark(previous, seq, conflation.as_of_ms)))
-        return frames
+        mark = codec.encode_mark(previous, seq, conflation.as_of_ms)
+        packets.append(Packet(self._frame(mark), "mark", previous, seq, as_of_ms=conflation.as_of_ms))
+        return packets
 
 
 def bounded_ev(previous: int, seq: int, items: Sequence[codec.Item]) -> str:

@@ -14,28 +14,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.codec import Item
 from pgcachewatch.protocol.messages import OP_CODES
 from pgcachewatch.protocol.relay_session import Subscription
-
-if TYPE_CHECKING:
-    from pgcachewatch_daemon.core.hub import Subscriber
+from pgcachewatch_daemon.core.audience import Audience
 
 ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one with key null
 
 
-class Group:
-    """Connections with one subscription set. `cursor` is the sequence that all of them were last sent."""
+class Wishes:
+    """A subscription set, and what it is told of a change."""
 
-    __slots__ = ("_by_channel", "cursor", "has_stamps", "has_stream", "members", "subscriptions")
+    __slots__ = ("_by_channel", "has_stamps", "has_stream", "subscriptions")
 
-    def __init__(self, subscriptions: tuple[Subscription, ...], *, cursor: int) -> None:
+    def __init__(self, subscriptions: tuple[Subscription, ...]) -> None:
         self.subscriptions = subscriptions
-        self.cursor = cursor
-        self.members: dict[Subscriber, None] = {}  # ordered, so that a run can be repeated
         self.has_stamps = any(subscription.has_stamps for subscription in subscriptions)
         self.has_stream = any(subscription.mode == "stream" for subscription in subscriptions)
         self._by_channel: dict[str, list[Subscription]] = {}
@@ -43,7 +38,7 @@ class Group:
             self._by_channel.setdefault(subscription.channel, []).append(subscription)
 
     def items_for(self, change: Event | Gap) -> list[Item]:  # hot path
-        """What the members are told of `change`; empty when it is none of their business."""
+        """What whoever wishes this is told of `change`; empty when it is none of their business."""
         items: list[Item] = []
         if isinstance(change, Gap):
             channel = change.scope.channel
@@ -54,6 +49,17 @@ class Group:
             for subscription in self._by_channel.get(change.channel, ()):
                 _add_event(items, subscription, change)
         return items
+
+
+class Group(Wishes):
+    """Connections with one subscription set. `cursor` is the sequence that all of them were last sent."""
+
+    __slots__ = ("audience", "cursor")
+
+    def __init__(self, subscriptions: tuple[Subscription, ...], *, audience: Audience, cursor: int) -> None:
+        super().__init__(subscriptions)
+        self.audience = audience
+        self.cursor = cursor
 
 
 def _add_event(items: list[Item], subscription: Subscription, event: Event) -> None:

@@ -1,14 +1,12 @@
-"""The chain is never wrong and nothing is skipped: the hub against a reference client, under everything at once."""
+"""The chain is never wrong and nothing is skipped: the hub against a reference client."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from pgcachewatch.models import Event, Gap, Position, Scope
 from pgcachewatch.protocol import codec, messages
@@ -16,6 +14,7 @@ from pgcachewatch.protocol.client_session import (
     BarrierPassed,
     ClientSession,
     CloseWith,
+    Delivery,
     Flush,
     Invalidate,
     Opened,
@@ -23,8 +22,9 @@ from pgcachewatch.protocol.client_session import (
 )
 from pgcachewatch.protocol.relay_session import Opened as RelayOpened
 from pgcachewatch.protocol.relay_session import RelaySession, Subscribed, Unsubscribed
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 
@@ -34,13 +34,18 @@ KEYS = ("1", "2", "3")
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 
-def make_hub(*, outbox: OutboxLimits | None = None, history: HistoryLimits | None = None) -> Hub:
+def make_hub(
+    *,
+    outbox: OutboxLimits | None = None,
+    history: HistoryLimits | None = None,
+    frame: Callable[[str], bytes] = str.encode,
+) -> Hub:
     epochs = (f"{number:016x}" for number in range(1, 10_000))
     return Hub(
         MemoryBackplane(lambda: next(epochs)),
         History(history or HistoryLimits()),
         HubSettings("node", 500.0, outbox or OutboxLimits()),
-        frame=str.encode,
+        frame=frame,
     )
 
 
@@ -76,6 +81,7 @@ class Client:
         (opened,) = self.relay.receive(self.client.hello(now_s=0.0), now_ms=0.0)
         assert isinstance(opened, RelayOpened)
         self.subscriber = self.hub.join(opened.hello, opened.subscriptions, now_ms=1.0)
+        self.subscriber.write = self.take
 
     def ask(self, frame: str) -> None:
         for effect in self.relay.receive(frame, now_ms=0.0):
@@ -85,32 +91,40 @@ class Client:
                 self.hub.unsubscribe(self.subscriber, effect.sid)
 
     def read(self) -> None:
-        for frame in self.subscriber.outbox.drain():
+        """All there is, from a socket that takes everything."""
+        for frame in self.subscriber.drain():
+            self.take(frame)
+        self.hub.written(self.subscriber)
+
+    def take(self, data: bytes) -> int:
+        for frame in data.splitlines():
             for delivery in self.client.receive(frame.decode()):
-                match delivery:
-                    case Opened():
-                        self.opened = delivery
-                    case Flush():
-                        self.flushes += 1
-                        self.cached.clear()
-                        self.seen.append("gap")
-                    case Invalidate(changes):
-                        for change in changes:
-                            if change.detail is not None or self._is_stream(change.id):
-                                self.seen.append(f"{change.op}:{change.detail}")
-                            self.cached -= {
-                                entry
-                                for entry in self.cached
-                                if entry[0] == change.id and change.key in (None, entry[1])
-                            }
-                    case Proof(as_of_ms):
-                        self.proofs.append(as_of_ms)
-                    case BarrierPassed(identity):
-                        self.passed.append(identity)
-                    case CloseWith():
-                        self.closed = delivery
-                    case _:
-                        pass
+                self._live_with(delivery)
+        return len(data)
+
+    def _live_with(self, delivery: Delivery) -> None:
+        match delivery:
+            case Opened():
+                self.opened = delivery
+            case Flush():
+                self.flushes += 1
+                self.cached.clear()
+                self.seen.append("gap")
+            case Invalidate(changes):
+                for change in changes:
+                    if change.detail is not None or self._is_stream(change.id):
+                        self.seen.append(f"{change.op}:{change.detail}")
+                    self.cached -= {
+                        entry for entry in self.cached if entry[0] == change.id and change.key in (None, entry[1])
+                    }
+            case Proof(as_of_ms):
+                self.proofs.append(as_of_ms)
+            case BarrierPassed(identity):
+                self.passed.append(identity)
+            case CloseWith():
+                self.closed = delivery
+            case _:
+                pass
 
     def _is_stream(self, identity: int) -> bool:
         return any(sub.id == identity and sub.mode == "stream" for sub in self.subs)
@@ -132,7 +146,7 @@ def test_identical_subscription_sets_share_one_packet() -> None:
     hub = make_hub()
     clients = [joined(hub, messages.Sub(id=7), messages.Sub(id=9, table="users")) for _ in range(2)]
     publish(hub, event())
-    packets = [client.subscriber.outbox._packets[0] for client in clients]
+    packets = [client.subscriber.own_outbox()._packets[0] for client in clients]
     assert packets[0] is packets[1]
 
 
@@ -151,7 +165,7 @@ def test_a_change_reaches_exactly_those_it_may_concern() -> None:
     clients = {name: joined(hub, sub) for name, sub in wants.items()}
 
     def told() -> set[str]:
-        return {name for name, client in clients.items() if client.subscriber.outbox.drain()}
+        return {name for name, client in clients.items() if client.subscriber.drain()}
 
     publish(hub, event("c1", "users"))
     assert told() == {"channel", "table", "schema", "key"}
@@ -189,7 +203,7 @@ def test_neither_a_mark_nor_a_barrier_overtakes_an_event_also_when_conflated() -
             publish(hub, event("c1", "users", key))
         hub.mark(50.0)
         hub.barrier_passed(client.subscriber, 9)
-        frames = [codec.decode_relay(frame.decode())[0] for frame in client.subscriber.outbox.drain()]
+        frames = [codec.decode_relay(frame.decode())[0] for frame in client.subscriber.drain()]
         kinds = [frame.t for frame in frames]
         assert kinds[-2:] == ["mark", "barrierok"]
         assert set(kinds[:-2]) == {"ev"}
@@ -205,7 +219,7 @@ def test_a_slow_reader_costs_a_constant_and_misses_nothing() -> None:
         publish(hub, event("c1", "users", str(number)))
         publish(hub, event("c1", "orders", "1"))
         hub.mark(float(number))
-        assert slow.subscriber.outbox.size_bytes <= limits.bytes + 200
+        assert slow.subscriber.own_outbox().size_bytes <= limits.bytes + 200
     slow.read()
     assert slow.cached == {(2, "2")}
     assert slow.proofs[-1] == 9_999.0
@@ -221,6 +235,7 @@ def test_a_stream_that_overflows_is_closed_and_resumes_without_a_loss() -> None:
     stream = joined(hub, messages.Sub(id=1, mode="stream"))
     publish(hub, event("c1", "t0"))
     stream.read()
+    hub.filled(stream.subscriber)
     for number in range(1, 100):
         publish(hub, event("c1", f"t{number}"))
         if stream.subscriber.close is not None:
@@ -228,7 +243,7 @@ def test_a_stream_that_overflows_is_closed_and_resumes_without_a_loss() -> None:
     close = stream.subscriber.close
     assert close is not None
     assert close.code == 4103
-    assert stream.subscriber.outbox.drain() == []
+    assert stream.subscriber.drain() == []
     hub.leave(stream.subscriber)
     again = Client(hub, stream.subs, seen=stream.seen)
     again.connect(stream.client.cursor)
@@ -282,7 +297,7 @@ def test_a_lost_source_is_told_at_once_and_its_return_is_a_new_epoch() -> None:
     first = hub.position
     client.cached = {(1, "1")}
     hub.source_lost("connection lost", now_ms=5.0)
-    assert b'"stale"' in client.subscriber.outbox.drain()[0]
+    assert b'"stale"' in client.subscriber.drain()[0]
     assert plain.close is not None
     assert plain.close.code == 1012
     hub.source_restored("connection lost")
@@ -308,7 +323,7 @@ def test_a_plain_reader_gets_the_raw_payloads_of_its_channel_in_order() -> None:
     for payload in ("one", "two"):
         hub.publish(Gap(Scope("c1"), "unreadable"), channel="c1", payload=payload, now_s=0.0)
     hub.publish(event("c2"), channel="c2", payload="other", now_s=0.0)
-    assert plain.outbox.drain() == [b"one", b"two"]
+    assert plain.drain() == [b"one", b"two"]
     hub.leave(plain)
     hub.leave(plain)
     assert hub.stats.plain_clients == 0
@@ -319,7 +334,7 @@ def test_a_planned_end_says_bye_before_it_closes() -> None:
     hub = make_hub()
     client, plain = joined(hub, messages.Sub(id=1)), hub.join_plain("c1")
     hub.say_bye(4000, reason="drain", after_ms=10, jitter_ms=20)
-    assert b'"bye"' in client.subscriber.outbox.drain()[-1]
+    assert b'"bye"' in client.subscriber.drain()[-1]
     assert client.subscriber.close is not None
     assert client.subscriber.close.code == 4000
     assert plain.close is not None
@@ -331,143 +346,44 @@ def test_each_dirty_subscriber_is_taken_once_and_announced_once() -> None:
     hub = make_hub()
     hub._on_dirty = lambda: announced.append(1)
     client = joined(hub, messages.Sub(id=1))
-    hub.take_dirty()
+    other = joined(hub, messages.Sub(id=1))
+    hub.take_apart(9)
+    hub.filled(other.subscriber)
     announced.clear()
     for _ in range(3):
         publish(hub, event())
-    assert hub.take_dirty() == [client.subscriber]
-    assert hub.take_dirty() == []
+    assert hub.take_apart(9) == [other.subscriber]
+    share = hub.take_share(writes=9, size_bytes=1_000)
+    assert share is not None
+    assert (list(share.members), share.frames) == ([client.subscriber], 3)
+    assert not hub.has_work
     assert announced == [1]
 
 
-class HubMachine(RuleBasedStateMachine):
-    """Random histories. Each client's cache holds what it filled; the truth is what changed since."""
-
-    clients = Bundle("clients")
-
-    @initialize()
-    def start(self) -> None:
-        self.hub = make_hub(outbox=OutboxLimits(bytes=600, keys=3), history=HistoryLimits(events=6))
-        self.all: list[Client] = []
-        self.is_live = True
-        self.barriers = 0
-
-    @rule(
-        target=clients,
-        table=st.sampled_from([None, *TABLES]),
-        channel=st.sampled_from(CHANNELS),
-        both=st.booleans(),
-        columns=st.sampled_from([None, ["id"], []]),
-    )
-    def join(self, table: str | None, channel: str, columns: list[str] | None, *, both: bool) -> Client:
-        subs = [messages.Sub(id=1, channel=channel, table=table, columns=columns)]
-        if both:
-            subs.append(messages.Sub(id=2, channel="c1", table="users", keys=["1"]))
-        client = Client(self.hub, subs)
-        client.connect()
-        self.all.append(client)
-        return client
-
-    @rule(client=clients)
-    def reconnect(self, client: Client) -> None:
-        self.hub.leave(client.subscriber)
-        client.connect(client.client.cursor)
-
-    @rule(client=clients)
-    def add_subscription(self, client: Client) -> None:
-        if all(sub.id != 3 for sub in client.subs):
-            client.subs.append(messages.Sub(id=3, channel="c2", table="orders"))
-            client.ask(client.client.subscribe(client.subs[-1]))
-
-    @rule(client=clients)
-    def end_subscription(self, client: Client) -> None:
-        if any(sub.id == 3 for sub in client.subs):
-            client.subs = [sub for sub in client.subs if sub.id != 3]
-            client.ask(client.client.unsubscribe(3))
-            client.cached = {entry for entry in client.cached if entry[0] != 3}
-
-    @rule(client=clients)
-    def fill(self, client: Client) -> None:
-        """The client is up to date, and caches every key it depends on."""
-        self.check(client)
-        granted = {sub.id for sub in client.subs} if client.client.is_granted else set()
-        client.cached = {
-            (sub.id, key) for sub in client.subs if sub.id in granted for key in KEYS if not sub.keys or key in sub.keys
-        }
-
-    @rule(
-        channel=st.sampled_from(CHANNELS),
-        table=st.sampled_from(TABLES),
-        keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=2),
-        key=st.sampled_from([None, ("id",), ("other",)]),
-        times=st.integers(1, 5),
-    )
-    def change(self, channel: str, table: str, keys: list[str], key: tuple[str, ...] | None, times: int) -> None:
-        for _ in range(times):
-            publish(self.hub, event(channel, table, *keys).model_copy(update={"key": key}))
-        self.forget(channel, table, keys, key)
-
-    @rule(channel=st.sampled_from(CHANNELS))
-    def unreadable(self, channel: str) -> None:
-        publish(self.hub, Gap(Scope(channel), "unreadable"))
-        self.forget(channel, None, [])
-
-    def forget(self, channel: str, table: str | None, keys: list[str], key: tuple[str, ...] | None = None) -> None:
-        """What must be gone from each cache once the client has read everything."""
-        for client in self.all:
-            due = {
-                (sub.id, each)
-                for sub in client.subs
-                if sub.channel == channel and (table is None or sub.table in (None, table))
-                for each in (keys if sub.columns is None or tuple(sub.columns) == key else ()) or KEYS
-            }
-            client.__dict__.setdefault("due", set()).update(due & client.cached)
-
-    @rule()
-    def mark(self) -> None:
-        if self.is_live:
-            self.hub.mark(1.0)
-
-    @rule(client=clients)
-    def read(self, client: Client) -> None:
-        self.check(client)
-
-    @rule(client=clients)
-    def barrier(self, client: Client) -> None:
-        self.barriers += 1
-        self.hub.barrier_passed(client.subscriber, self.barriers)
-
-    @rule()
-    def lose_source(self) -> None:
-        self.hub.source_lost("lost", now_ms=1.0)
-        self.is_live = False
-
-    @rule()
-    def restore_source(self) -> None:
-        if not self.is_live:
-            self.hub.source_restored("lost")
-            self.is_live = True
-
-    def check(self, client: Client) -> None:
-        client.read()
-        assert client.closed is None, client.closed
-        assert client.subscriber.close is None
-        assert client.client.cursor is not None
-        due = client.__dict__.pop("due", set())
-        assert not due & client.cached, f"not dropped: {due & client.cached}"
-
-    @invariant()
-    def outboxes_are_bounded(self) -> None:
-        for client in getattr(self, "all", []):
-            assert client.subscriber.outbox.size_bytes < 2_000
-
-    def teardown(self) -> None:
-        for client in getattr(self, "all", []):
-            self.check(client)
+@pytest.mark.rule("W-SLOW-2")
+def test_a_stream_whose_readers_are_written_in_time_is_never_closed() -> None:
+    hub = make_hub(outbox=OutboxLimits(bytes=2_000), frame=lambda text: f"{text}\n".encode())
+    stream = joined(hub, messages.Sub(id=1, mode="stream"))
+    for number in range(1, 100):
+        publish(hub, event("c1", f"t{number}"))
+        while hub.is_pressed:
+            share = hub.take_share(writes=9, size_bytes=1_000)
+            if share is not None:
+                stream.take(share.data)
+    stream.read()
+    assert [seen.count("'table': 't") for seen in stream.seen[1:]] == [1] * 99
+    assert stream.subscriber.close is None
 
 
-TestHubMachine = HubMachine.TestCase
-TestHubMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+def test_each_audience_has_its_turn() -> None:
+    hub = make_hub()
+    many = [joined(hub, messages.Sub(id=1, table="users")) for _ in range(3)]
+    few = [joined(hub, messages.Sub(id=1))]
+    publish(hub, event())
+    order = []
+    while share := hub.take_share(writes=1, size_bytes=1_000):
+        order += [client for client in many + few if client.subscriber in share.members]
+    assert order == [many[0], few[0], many[1], many[2]]
 
 
 def test_a_subscriber_that_left_is_told_nothing_more() -> None:
@@ -477,6 +393,6 @@ def test_a_subscriber_that_left_is_told_nothing_more() -> None:
     hub.leave(client.subscriber)
     publish(hub, event())
     hub.mark(1.0)
-    assert not client.subscriber.outbox.has_pending
+    assert not hub.has_work
     assert (hub.stats.clients, hub.stats.subscriptions_invalidate) == (0, 0)
     assert isinstance(client.subscriber, Subscriber)

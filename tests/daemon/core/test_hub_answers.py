@@ -31,13 +31,13 @@ def test_a_refused_wish_is_answered_in_its_place_and_is_no_subscription() -> Non
     ]
     resume = messages.Resume(e=before.epoch, s=before.seq)
     subscriber = hub.join(messages.Hello(resume=resume), wishes, now_ms=0.0)
-    answers = [codec.decode_relay(frame.decode())[0] for frame in subscriber.outbox.drain()]
+    answers = [codec.decode_relay(frame.decode())[0] for frame in subscriber.drain()]
     assert [each.t for each in answers] == ["welcome", "subok", "err", "subok", "mark"]
     assert answers[3] == messages.Subok(id=12, sid=3, s=1, types=["int8"], notice="odd")
     assert subscriber.group is not None
     assert [each.id for each in subscriber.group.subscriptions] == [10, 12]
     hub.subscribe(subscriber, Granted(Subscription(4, 13, "c1", table="x", columns=("a",)), ("text",)))
-    assert [codec.decode_relay(frame.decode())[0] for frame in subscriber.outbox.drain()] == [
+    assert [codec.decode_relay(frame.decode())[0] for frame in subscriber.drain()] == [
         messages.Subok(id=13, sid=4, s=1, types=["text"])
     ]
 
@@ -46,7 +46,7 @@ def test_one_client_is_sent_away_with_a_bye_and_the_others_stay() -> None:
     hub = make_hub()
     one, other = (hub.join(messages.Hello(), [Subscription(1, 1, "c1")], now_ms=0.0) for _ in range(2))
     hub.send_away(one, 4000, reason="subscribe anew", jitter_ms=5.0)
-    assert b'"bye"' in one.outbox.drain()[-1]
+    assert b'"bye"' in one.drain()[-1]
     assert one.close is not None
     assert one.close.code == 4000
     assert other.close is None

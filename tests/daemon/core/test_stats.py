@@ -11,8 +11,9 @@ from pgcachewatch.models import Event, Position
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
+from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings, Subscriber
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
@@ -38,7 +39,7 @@ class Hall:
     def join(self, *subscriptions: Subscription, resume: Position | None = None) -> Subscriber:
         place = messages.Resume(e=resume.epoch, s=resume.seq) if resume else None
         subscriber = self.hub.join(messages.Hello(resume=place), subscriptions, now_ms=0.0)
-        subscriber.outbox.drain()
+        subscriber.drain()
         return subscriber
 
     def publish(self, count: int) -> None:

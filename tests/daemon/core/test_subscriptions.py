@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group, told_keys
+from pgcachewatch_daemon.core.audience import Audience
+from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.core.stats import HubStats
+from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group, Wishes, told_keys
 
+NOBODY = Audience(OutboxLimits(), frame=str.encode, stats=HubStats(), is_stream=False)
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -21,9 +25,9 @@ def event(**changes: object) -> Event:
     return Event.model_validate(fields)
 
 
-def group(**changes: object) -> Group:
+def group(**changes: object) -> Wishes:
     fields: dict[str, object] = {"sid": 1, "id": 1, "channel": "c", **changes}
-    return Group((Subscription(**fields),), cursor=0)  # type: ignore[arg-type]  # fields by name, checked at run time
+    return Wishes((Subscription(**fields),))  # type: ignore[arg-type]  # fields by name, checked at run time
 
 
 def test_keys_become_one_item_each_and_none_becomes_null() -> None:
@@ -131,7 +135,7 @@ def test_stream_mode_carries_the_event_and_shows_a_gap() -> None:
 
 
 def test_several_subscriptions_of_one_connection_share_one_message() -> None:
-    both = Group((Subscription(1, 1, "c"), Subscription(2, 2, "c", table="users"), Subscription(3, 3, "d")), cursor=0)
+    both = Wishes((Subscription(1, 1, "c"), Subscription(2, 2, "c", table="users"), Subscription(3, 3, "d")))
     assert both.items_for(event()) == [(1, "u", None), (2, "u", None)]
     assert [item[0] for item in both.items_for(Gap(Scope(), "forced"))] == [1, 2, 3]
 
@@ -158,7 +162,7 @@ def test_the_directory_finds_each_group_that_has_items(
     sets: list[tuple[Subscription, ...]], change: Event | Gap
 ) -> None:
     directory = Directory()
-    groups = [Group(each, cursor=0) for each in sets]
+    groups = [Group(each, audience=NOBODY, cursor=0) for each in sets]
     for each in groups:
         directory.add(each)
     found = list(directory.concerned(change))

@@ -5,7 +5,6 @@ from pgcachewatch_daemon.io.websocket.server import WebSocketServer
 from pgcachewatch_daemon.io.websocket.wire import (
     Application,
     HttpRequest,
-    Pending,
     SocketLimits,
     SocketStats,
     text_frame,
@@ -15,7 +14,6 @@ __all__ = [
     "Application",
     "Connection",
     "HttpRequest",
-    "Pending",
     "SocketLimits",
     "SocketStats",
     "WebSocketServer",

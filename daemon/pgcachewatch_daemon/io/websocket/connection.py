@@ -1,14 +1,18 @@
 """One Connection per socket, speaking HTTP until the upgrade and WebSocket after it.
 
 A Connection is an `asyncio.Protocol` over the Sans-I/O `ServerProtocol` of the websockets library, which does the
-handshake, frames, ping and close (RFC 6455). There is no task and no queue per connection. What is to be sent lies in
-the outbox of the connection's reader as finished frames; all of it goes out in one write per loop iteration.
+handshake, frames, ping and close (RFC 6455). There is no task and no queue per connection.
+
+What is to be sent is handed to the kernel at once, past the transport, through `write`. The rest of what the kernel did
+not take is the transport's, whose limit is 0 bytes: so it tells that the socket `is_full` the moment it holds anything,
+and that there is room again when it holds nothing. While it is full nothing more is written, and what is for this
+connection stays with the application, where it conflates.
 
 Invariants. What a client can send ends its own connection at most: garbage, giant headers, oversized frames, silence.
-Nothing is written while the socket is full, so a slow reader's events stay in its outbox, where they conflate.
+`write` is used only while the transport holds nothing, so bytes keep their order.
 
-Bounds. A frame: `frame_bytes`. Unsent bytes in user space: `write_buffer_bytes` plus one drained outbox. Sockets whose
-handshake is not done: `handshakes_limit`; above it the oldest is dropped. Each wait has its limit in seconds.
+Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Sockets whose handshake is not done:
+`handshakes_limit`; above it the oldest is dropped. Each wait has its limit in seconds.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 from websockets.datastructures import Headers
@@ -30,7 +36,6 @@ from websockets.typing import Subprotocol
 from pgcachewatch_daemon.io.websocket.wire import (
     Application,
     HttpRequest,
-    Pending,
     SocketLimits,
     SocketStats,
     WireProtocol,
@@ -51,11 +56,13 @@ HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
 class Shared:
     """What all connections of one server have in common, themselves included."""
 
-    def __init__(self, application: Application, limits: SocketLimits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, application: Application, limits: SocketLimits, clock: Callable[[], float], stats: SocketStats
+    ) -> None:
         self.application = application
         self.limits = limits
         self.clock = clock
-        self.stats = SocketStats()
+        self.stats = stats
         self.connections: set[Connection] = set()
         self.pending: dict[Connection, None] = {}  # handshakes in the order they began
         self.emptied = asyncio.Event()
@@ -82,12 +89,16 @@ class Shared:
 
 
 class Connection(asyncio.Protocol):
-    """One socket. The application keeps what it knows of it in `visitor`, and sets `outbox` once there is one."""
+    """One socket. The application keeps what it knows of it in `visitor`.
+
+    `write` hands bytes to the kernel and returns how many it took. It is for those who know that the connection is live
+    and not full, counts nothing, and raises as `os.write` does; what was not taken goes to `write_rest`.
+    """
 
     __slots__ = (
-        "_deadline_s", "_drained_bytes", "_expect_by_s", "_first_bytes", "_fragments", "_heard_s", "_is_binary",
-        "_is_full", "_ping_sent_s", "_progress_s", "_protocol", "_request", "_response", "_shared", "_stage",
-        "_transport", "_was_requested", "_was_upgraded", "_written_bytes", "close_code", "outbox", "peer", "visitor",
+        "_deadline_s", "_expect_by_s", "_first_bytes", "_fragments", "_heard_s", "_is_binary", "_ping_sent_s",
+        "_progress_s", "_protocol", "_request", "_response", "_shared", "_stage", "_transport", "_unsent_bytes",
+        "_was_requested", "_was_upgraded", "close_code", "is_full", "peer", "visitor", "write",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -100,7 +111,6 @@ class Connection(asyncio.Protocol):
         self._first_bytes = b""
         self._fragments: bytearray | None = None
         self._is_binary = False
-        self._is_full = False
         self._was_requested = False
         self._was_upgraded = False
         self._deadline_s = 0.0
@@ -108,12 +118,12 @@ class Connection(asyncio.Protocol):
         self._heard_s = 0.0
         self._ping_sent_s = 0.0
         self._progress_s = 0.0
-        self._written_bytes = 0
-        self._drained_bytes = 0
+        self._unsent_bytes = 0
         self.close_code = 0
+        self.is_full = False  # the kernel did not take all that was written
         self.peer = ""
-        self.outbox: Pending | None = None
         self.visitor: object = None
+        self.write: Callable[[bytes], int] = self._through_transport
 
     # --- what the application calls
 
@@ -170,19 +180,30 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and not self._is_full:
+        if self._transport is not None and not self._transport.is_closing() and not self.is_full:
             self._transport.resume_reading()
 
-    def flush(self) -> bool:  # hot path
-        """Write all that is pending in one go. False while the socket is full: the rest waits for `drained`."""
-        if self._is_full or self._stage != LIVE or self.outbox is None:
-            return not self._is_full
-        frames = self.outbox.drain()
-        if frames:
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            self._send(data)
-            self._shared.stats.frames += len(frames)
-        return True
+    def send(self, data: bytes) -> bool:
+        """Write finished frames in one go; False when it is full now. The caller knows that it is live and was not."""
+        stats = self._shared.stats
+        stats.writes += 1
+        stats.bytes += len(data)
+        try:
+            taken = self.write(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self.abort(CloseCode.ABNORMAL_CLOSURE)
+            return False
+        if taken != len(data):
+            self.write_rest(data, taken)
+        return not self.is_full
+
+    def write_rest(self, data: bytes, taken: int) -> None:
+        """Of `data` the kernel took only so many bytes: the others go out when there is room."""
+        if self._transport is not None and not self._transport.is_closing():
+            # Not a copy: a thousand readers that are full at once wait for the same bytes.
+            self._transport.write(memoryview(data)[taken:])
 
     def send_now(self, text: str) -> None:
         """A frame for a connection that has no outbox yet, as an error before the welcome."""
@@ -190,10 +211,9 @@ class Connection(asyncio.Protocol):
             self._send(text_frame(text))
 
     def close(self, code: int, reason: str) -> None:
-        """Write what is pending, then close; the peer has `close_s` to answer."""
+        """Close behind what was written; the peer has `close_s` to answer."""
         if self._stage != LIVE:
             return
-        self.flush()
         self._protocol.send_close(code, shorten(reason))
         self._write_out()
         self._closing(code)
@@ -211,9 +231,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         limits = self._shared.limits
-        self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
+        self._transport.set_write_buffer_limits(high=0)
+        system_socket = transport.get_extra_info("socket")
+        if os.name == "posix" and system_socket is not None:
+            self.write = partial(os.write, system_socket.fileno())
         if limits.send_buffer_bytes:
-            system_socket = transport.get_extra_info("socket")
             system_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
@@ -245,17 +267,19 @@ class Connection(asyncio.Protocol):
         self._lost()
         self._shared.departed(self)
         self._transport = None
-        self.outbox = None
+        self.write = self._through_transport  # the number of the socket may be another's soon
 
     def pause_writing(self) -> None:
-        self._is_full = True
+        self.is_full = True
         self._progress_s = self._shared.clock()
         if self._transport is not None and not self._transport.is_closing():
             # Who does not read gets no answers either: pings would pile up pongs without bound.
             self._transport.pause_reading()
+        if self._stage == LIVE:
+            self._shared.application.filled(self)
 
     def resume_writing(self) -> None:
-        self._is_full = False
+        self.is_full = False
         self._heard_s = self._shared.clock()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -273,7 +297,7 @@ class Connection(asyncio.Protocol):
             if now_s >= self._deadline_s:
                 self.abort(self.close_code)
         elif self._stage == LIVE:
-            if self._is_full:
+            if self.is_full:
                 self._check_stall(now_s)
             else:
                 self._check_silence(now_s)
@@ -290,9 +314,9 @@ class Connection(asyncio.Protocol):
 
     def _check_stall(self, now_s: float) -> None:
         assert self._transport is not None
-        drained_bytes = self._written_bytes - self._transport.get_write_buffer_size()
-        if drained_bytes != self._drained_bytes:  # slow is not stalled
-            self._drained_bytes = drained_bytes
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes != self._unsent_bytes:  # slow is not stalled; while it is full nothing is added
+            self._unsent_bytes = unsent_bytes
             self._progress_s = now_s
         elif now_s - self._progress_s >= self._shared.limits.write_stall_s:
             self._shared.stats.write_stalls += 1
@@ -417,10 +441,15 @@ class Connection(asyncio.Protocol):
             else:
                 self._half_close()
 
-    def _send(self, data: bytes) -> None:  # hot path
+    def _through_transport(self, data: bytes) -> int:
+        """For a socket that can not be written to directly."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+        return len(data)
+
+    def _send(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        self._written_bytes += len(data)
         stats = self._shared.stats
         stats.writes += 1
         stats.bytes += len(data)

@@ -26,8 +26,15 @@ logger = logging.getLogger(__name__)
 class WebSocketServer:
     """The listening socket and its connections. `clock` is the relay's monotonic clock, in seconds."""
 
-    def __init__(self, application: Application, limits: SocketLimits, *, clock: Callable[[], float]) -> None:
-        self._shared = Shared(application, limits, clock)
+    def __init__(
+        self,
+        application: Application,
+        limits: SocketLimits,
+        *,
+        clock: Callable[[], float],
+        stats: SocketStats | None = None,
+    ) -> None:
+        self._shared = Shared(application, limits, clock, stats or SocketStats())
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self.port = 0

@@ -25,7 +25,6 @@ class SocketLimits:
     """Bounds of one connection, and of sockets that are none yet. `send_buffer_bytes` 0: the kernel's own."""
 
     frame_bytes: int = 65_536
-    write_buffer_bytes: int = 65_536
     send_buffer_bytes: int = 0
     handshakes_limit: int = 1_000
     handshake_s: float = 10.0
@@ -58,14 +57,6 @@ class HttpRequest:
     peer: str
 
 
-class Pending(Protocol):
-    """The outbox of a reader: finished frames, in order."""
-
-    @property
-    def has_pending(self) -> bool: ...
-    def drain(self) -> Sequence[bytes]: ...
-
-
 class Application(Protocol):
     """What the relay does with connections. Calls are synchronous; an exception ends that one connection with 4100."""
 
@@ -78,8 +69,11 @@ class Application(Protocol):
     def expired(self, connection: Connection) -> None:
         """The deadline set with `expect_by` has passed."""
 
+    def filled(self, connection: Connection) -> None:
+        """The socket took not all of what was written: nothing more is to be written until `drained`."""
+
     def drained(self, connection: Connection) -> None:
-        """The socket has room again: flush what waited."""
+        """The socket has room again: write what waited."""
 
     def gone(self, connection: Connection) -> None:
         """Called once for each connection that was `requested`: nothing more will be read or written."""

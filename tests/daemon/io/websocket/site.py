@@ -17,22 +17,6 @@ from pgcachewatch_daemon.io.websocket import Connection, HttpRequest, SocketLimi
 SUBPROTOCOL = "pgcachewatch.v1"
 
 
-class Frames:
-    """The simplest outbox."""
-
-    def __init__(self) -> None:
-        self.frames: deque[bytes] = deque()
-
-    @property
-    def has_pending(self) -> bool:
-        return bool(self.frames)
-
-    def drain(self) -> list[bytes]:
-        frames = list(self.frames)
-        self.frames.clear()
-        return frames
-
-
 @dataclass
 class Echo:
     """An application that echoes, and does what the path says."""
@@ -41,7 +25,9 @@ class Echo:
     received_frames: list[str | bytes] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     ended: list[Connection] = field(default_factory=list)
+    backlog: deque[bytes] = field(default_factory=deque)  # the simplest outbox, of all connections
     drains: int = 0
+    fills: int = 0
     hello_s: float = 0.0
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
@@ -53,7 +39,6 @@ class Echo:
             case "/fail":
                 raise RuntimeError("planted")
             case _ if connection.check_upgrade(SUBPROTOCOL if request.path == "/v1" else None):
-                connection.outbox = Frames()
                 self.connections.append(connection)
                 connection.upgrade(too_big=(4308, "frame limit: 65536 bytes") if request.path == "/v1" else None)
                 if self.hello_s:
@@ -67,16 +52,22 @@ class Echo:
             self.say(connection, frame)
 
     def say(self, connection: Connection, text: str) -> None:
-        assert isinstance(connection.outbox, Frames)
-        connection.outbox.frames.append(text_frame(text))
-        connection.flush()
+        self.backlog.append(text_frame(text))
+        self.write(connection)
+
+    def write(self, connection: Connection) -> None:
+        while self.backlog and connection.is_live and not connection.is_full:
+            connection.send(self.backlog.popleft())
 
     def expired(self, connection: Connection) -> None:
         connection.close(4101, "no hello")
 
     def drained(self, connection: Connection) -> None:
         self.drains += 1
-        connection.flush()
+        self.write(connection)
+
+    def filled(self, connection: Connection) -> None:
+        self.fills += 1
 
     def gone(self, connection: Connection) -> None:
         self.ended.append(connection)

@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from pgcachewatch_daemon.io.websocket import text_frame
-from tests.daemon.io.websocket.site import SUBPROTOCOL, Frames, Site, closed, handshake, serving, status, v1
+from tests.daemon.io.websocket.site import SUBPROTOCOL, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
 
 
@@ -88,7 +88,6 @@ async def test_an_upgrade_may_be_answered_later(site: Site) -> None:
     await eventually(lambda: any(each.is_waiting for each in site.application.connections))
     connection = next(each for each in site.application.connections if each.is_waiting)
     assert connection.check_upgrade(None)
-    connection.outbox = Frames()
     connection.upgrade()
     client = await pending
     await client.send("x")
@@ -189,32 +188,31 @@ async def test_a_lost_socket_is_counted_as_1006_and_told_once(site: Site) -> Non
 
 
 async def test_a_full_socket_leaves_the_rest_in_the_outbox_until_there_is_room() -> None:
-    async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096) as site:
+    async with serving(send_buffer_bytes=4_096) as site:
         reader, writer = await handshake(site, receive_buffer=4_096)
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport
         connection = site.application.connections[0]
-        outbox = connection.outbox
-        assert isinstance(outbox, Frames)
+        application = site.application
         frame = text_frame("x" * 10_000)
         sent = 0
-        while connection.flush():
-            outbox.frames.append(frame)
+        while not application.backlog:
+            application.say(connection, "x" * 10_000)
             sent += 1
             await asyncio.sleep(0)
-        outbox.frames.append(frame)
-        assert not connection.flush()
-        assert outbox.has_pending, "a full socket takes nothing more"
+        assert connection.is_full
+        assert application.fills == 1
+        assert len(application.backlog) == 1, "a full socket takes nothing more"
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         received = 0
         while received < sent * len(frame):
             received += len(await reader.read(65_536))
-        await eventually(lambda: not outbox.has_pending)
-        assert site.application.drains >= 1
+        await eventually(lambda: not connection.is_full and not application.backlog)
+        assert application.drains >= 1
         writer.close()
 
 
 async def test_a_client_that_floods_pings_and_reads_nothing_holds_no_memory_here() -> None:
-    async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096, write_stall_s=0.1) as site:
+    async with serving(send_buffer_bytes=4_096, write_stall_s=0.1) as site:
         _, writer = await handshake(site, receive_buffer=4_096)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         ping = b"\x89\xfd\x00\x00\x00\x00" + b"p" * 125

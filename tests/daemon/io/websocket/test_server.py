@@ -8,8 +8,7 @@ import struct
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from pgcachewatch_daemon.io.websocket import text_frame
-from tests.daemon.io.websocket.site import Frames, Site, closed, handshake, serving, status, v1
+from tests.daemon.io.websocket.site import Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
 
 
@@ -65,13 +64,11 @@ async def test_a_client_that_answers_no_ping_is_closed_4106() -> None:
 
 @pytest.mark.rule("W-SLOW-3")
 async def test_a_client_that_takes_no_byte_is_cut_4102_and_the_others_go_on() -> None:
-    async with serving(send_buffer_bytes=4_096, write_buffer_bytes=4_096, write_stall_s=0.1) as site:
+    async with serving(send_buffer_bytes=4_096, write_stall_s=0.1) as site:
         _, writer = await handshake(site, receive_buffer=4_096)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         connection = site.application.connections[0]
-        assert isinstance(connection.outbox, Frames)
-        connection.outbox.frames.append(text_frame("x" * 8_000_000))
-        connection.flush()
+        site.application.say(connection, "x" * 8_000_000)
         async with v1(site.url) as other:
             await eventually(lambda: site.server.stats.disconnects[4102] == 1)
             await other.send("x")

@@ -1,0 +1,116 @@
+"""Writes what the hub has for its subscribers: one write per connection and tick, of bytes that a group shares.
+
+A flush is one slice: first those who have something of their own, an answer to a barrier among them, then the shared
+bytes, member by member. What is left goes on in the next iteration of the loop, behind whatever came in meanwhile, so
+that neither the LISTEN connection nor a health check waits for a large audience. Events that arrive between two slices
+gather, and leave in fewer, larger writes: the busier the relay, the cheaper an event.
+
+Bounds of a slice: `SLICE_WRITES` and `SLICE_BYTES`. The one exception is a stream whose readers have to be written
+before more is published (`Hub.is_pressed`), because nothing of theirs may be conflated.
+On the path of an event: step 7, leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from pgcachewatch_daemon.core.audience import Share, Subscriber
+from pgcachewatch_daemon.core.hub import Hub
+from pgcachewatch_daemon.io.websocket import Connection, SocketStats
+
+SLICE_WRITES = 2_000
+SLICE_BYTES = 8 * 1024 * 1024
+UNLIMITED = 1 << 62
+SERVICE_RESTART = 1012
+
+
+class Departures:
+    """Everything that leaves the relay for subscribers. `stats` counts the writes."""
+
+    def __init__(self, hub: Hub, stats: SocketStats) -> None:
+        self._hub = hub
+        self._stats = stats
+        self._is_scheduled = False
+
+    def schedule(self) -> None:
+        """Flush in the next iteration of the loop."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._scheduled)
+
+    def flush(self) -> None:  # hot path
+        """Write one slice now, and the rest in the iterations that follow."""
+        hub = self._hub
+        apart = hub.take_apart(SLICE_WRITES)
+        for subscriber in apart:
+            self.write_own(subscriber)
+        writes, size_bytes = SLICE_WRITES - len(apart), SLICE_BYTES
+        while writes > 0 and size_bytes > 0:
+            share = hub.take_share(writes=writes, size_bytes=size_bytes)
+            if share is None:
+                break
+            self._write_share(share)
+            writes -= len(share.members)
+            size_bytes -= len(share.members) * len(share.data)
+        if hub.has_work:
+            self.schedule()
+
+    def flush_all(self) -> None:
+        """Write everything there is, however long it takes."""
+        hub = self._hub
+        for subscriber in hub.take_apart(UNLIMITED):
+            self.write_own(subscriber)
+        while share := hub.take_share(writes=UNLIMITED, size_bytes=UNLIMITED):
+            self._write_share(share)
+
+    def write_own(self, subscriber: Subscriber) -> None:
+        """Write what one subscriber has of its own; then close it, when the hub wants it closed."""
+        connection = subscriber.shell
+        if not isinstance(connection, Connection) or not connection.is_live or connection.is_full:
+            return  # the hub goes on without it, or hears from `drained`
+        outbox = subscriber.own_outbox()
+        frames = outbox.drain()
+        if frames:
+            self._stats.frames += len(frames)
+            if not connection.send(frames[0] if len(frames) == 1 else b"".join(frames)):
+                return  # the rest waits for `drained`, and what is new behind it
+        if outbox.close is None:
+            self._hub.written(subscriber)
+        else:
+            # W-PLAIN-3: a published client knows one code for "you missed something".
+            code = outbox.close.code if subscriber.plain_channel is None else SERVICE_RESTART
+            connection.close(code, outbox.close.reason)
+
+    def _scheduled(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+
+    def _write_share(self, share: Share) -> None:  # hot path
+        """The same bytes to each member, whose socket is known to be empty on our side."""
+        data, size_bytes, members = share.data, len(share.data), share.members
+        stats = self._stats
+        stats.writes += len(members)
+        stats.frames += len(members) * share.frames
+        stats.bytes += len(members) * size_bytes
+        for subscriber in members:
+            try:
+                taken = subscriber.write(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                _lost(subscriber)
+                continue
+            if taken != size_bytes:
+                _write_rest(subscriber, data, taken)
+
+
+def _write_rest(subscriber: Subscriber, data: bytes, taken: int) -> None:
+    connection = subscriber.shell
+    if isinstance(connection, Connection):
+        connection.write_rest(data, taken)
+
+
+def _lost(subscriber: Subscriber) -> None:
+    connection = subscriber.shell
+    if isinstance(connection, Connection):
+        connection.abort(0)

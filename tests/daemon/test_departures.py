@@ -1,0 +1,200 @@
+"""What leaves for real sockets: shared bytes in slices, what one has of its own, full sockets and lost ones."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from pgcachewatch.models import Gap, Scope
+from pgcachewatch.protocol import messages
+from pgcachewatch.protocol.relay_session import Subscription
+from pgcachewatch_daemon import departures
+from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.history import History, HistoryLimits
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
+from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.departures import Departures
+from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
+from pgcachewatch_daemon.io.websocket import (
+    Connection,
+    HttpRequest,
+    SocketLimits,
+    SocketStats,
+    WebSocketServer,
+    text_frame,
+)
+from tests.daemon.core.test_hub import event
+from tests.daemon.io.websocket.site import Site, handshake
+from tests.waiting import eventually
+
+
+@dataclass
+class Door:
+    """An application that lets everybody in: `/stream` in stream mode, any other path to be invalidated."""
+
+    outbox: OutboxLimits
+    hub: Hub = field(init=False)
+    departures: Departures = field(init=False)
+    stats: SocketStats = field(default_factory=SocketStats)
+    subscribers: list[Subscriber] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hub = Hub(
+            MemoryBackplane(lambda: "e" * 16),
+            History(HistoryLimits()),
+            HubSettings("node", 500.0, self.outbox),
+            frame=text_frame,
+            on_dirty=lambda: self.departures.schedule(),
+        )
+        self.departures = Departures(self.hub, self.stats)
+
+    def requested(self, connection: Connection, request: HttpRequest) -> None:
+        if connection.check_upgrade(None):
+            connection.upgrade()
+            mode = "stream" if request.path == "/stream" else "invalidate"
+            wish = Subscription(sid=1, id=1, channel="c1", mode=mode)  # type: ignore[arg-type]  # one of two words
+            subscriber = self.hub.join(messages.Hello(), [wish], now_ms=0.0)
+            subscriber.shell = connection.visitor = connection
+            subscriber.write = connection.write
+            self.subscribers.append(subscriber)
+
+    def of(self, connection: Connection) -> Subscriber:
+        return next(each for each in self.subscribers if each.shell is connection)
+
+    def received(self, connection: Connection, frame: str | bytes) -> None:
+        self.hub.send(self.of(connection), json.dumps({"t": "pong", "id": 1, "now": 0.0}))
+
+    def expired(self, connection: Connection) -> None: ...
+
+    def filled(self, connection: Connection) -> None:
+        self.hub.filled(self.of(connection))
+
+    def drained(self, connection: Connection) -> None:
+        self.departures.write_own(self.of(connection))
+
+    def gone(self, connection: Connection) -> None:
+        self.hub.leave(self.of(connection))
+
+    def publish(self, count: int, padding: str = "") -> None:
+        for _ in range(count):
+            self.hub.publish(event("c1", "users", f"k{padding}"), channel="c1", payload="", now_s=0.0)
+            if self.hub.is_pressed:
+                self.departures.flush_all()
+
+
+@asynccontextmanager
+async def serving(outbox: OutboxLimits | None = None, **limits: float) -> AsyncIterator[tuple[Door, Site]]:
+    door = Door(outbox or OutboxLimits())
+    sockets = SocketLimits(**limits)  # type: ignore[arg-type]  # ints and floats
+    server = WebSocketServer(door, sockets, clock=asyncio.get_running_loop().time, stats=door.stats)
+    await server.start("127.0.0.1", 0)
+    try:
+        yield door, Site(server, door)  # type: ignore[arg-type]  # another application
+    finally:
+        await server.close()
+
+
+async def sequences(client: ClientConnection, upto: int) -> list[int]:
+    """Sequences of the events read until the chain reaches `upto`; asserts that it is unbroken."""
+    found, cursor = [], None
+    while cursor is None or cursor < upto:
+        message = json.loads(await client.recv())
+        if message["t"] in ("ev", "mark"):
+            assert cursor in (None, message["p"]), "the chain broke"
+            cursor = message["s"]
+        if message["t"] == "ev":
+            found.append(message["s"])
+    return found
+
+
+async def test_everybody_in_step_is_written_in_slices_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departures, "SLICE_WRITES", 2)
+    async with serving() as (door, site):
+        clients = [await connect(site.url, proxy=None) for _ in range(5)]
+        await eventually(lambda: not any(each.outbox for each in door.subscribers) and len(door.subscribers) == 5)
+        before = door.stats.writes
+        for _ in range(10):
+            door.publish(3)
+            await asyncio.sleep(0)
+        for client in clients:
+            assert await sequences(client, 30) == list(range(1, 31))
+        assert door.stats.writes - before < 5 * 30, "what gathers leaves in one write"
+        for client in clients:
+            await client.close()
+
+
+async def test_an_answer_comes_behind_the_events_before_it_and_ahead_of_those_behind_it() -> None:
+    async with serving() as (door, site), connect(site.url, proxy=None) as client:
+        await eventually(lambda: len(door.subscribers) == 1 and door.subscribers[0].outbox is None)
+        door.publish(1)
+        door.hub.send(door.subscribers[0], '{"t":"pong","id":7,"now":0.0}')
+        door.publish(1)
+        kinds: list[object] = []
+        while kinds[-1:] != [2]:
+            message = json.loads(await client.recv())
+            kinds += [message["s"] if message["t"] == "ev" else "pong"] if message["t"] in ("ev", "pong") else []
+        assert kinds == [1, "pong", 2]
+
+
+@pytest.mark.rule("W-SLOW-1")
+async def test_a_reader_that_stops_is_apart_and_bounded_and_reads_on_when_it_can() -> None:
+    limits = OutboxLimits(bytes=20_000)
+    async with serving(limits, send_buffer_bytes=4_096) as (door, site), connect(site.url, proxy=None) as quick:
+        reader, writer = await handshake(site, receive_buffer=4_096)
+        await eventually(lambda: len(door.subscribers) == 2 and not any(each.outbox for each in door.subscribers))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport
+        slow = door.subscribers[1]
+        published = 0
+        while slow.outbox is None or not slow.outbox.is_conflating:
+            door.publish(20, padding="x" * 200)
+            published += 20
+            assert await sequences(quick, published) == list(range(published - 19, published + 1))
+            assert slow.outbox is None or slow.outbox.size_bytes <= limits.bytes + 1_000
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        data = b""
+        while b'"p":%d,"s":%d' % (published, published) not in data:
+            data = (data + await reader.read(65_536))[-100_000:]
+        await eventually(lambda: slow.outbox is None)
+        writer.close()
+
+
+@pytest.mark.rule("W-SLOW-2")
+async def test_a_stream_is_written_before_it_would_be_too_much() -> None:
+    async with serving(OutboxLimits(bytes=5_000)) as (door, site), connect(site.url + "/stream", proxy=None) as client:
+        await eventually(lambda: len(door.subscribers) == 1 and door.subscribers[0].outbox is None)
+        door.publish(500)
+        assert await sequences(client, 500) == list(range(1, 501))
+        assert door.hub.stats.overflowed_streams == 0
+
+
+async def test_a_close_comes_behind_what_is_pending() -> None:
+    async with serving() as (door, site), connect(site.url, proxy=None) as client:
+        await eventually(lambda: len(door.subscribers) == 1)
+        door.hub.publish(Gap(Scope("c1"), "forced"), channel="c1", payload="", now_s=0.0)
+        door.hub.send_away(door.subscribers[0], 4000, reason="go", jitter_ms=0.0)
+        assert await sequences(client, 1) == [1]
+        assert json.loads(await client.recv())["t"] == "bye"
+        await client.wait_closed()
+        assert client.close_code == 4000
+
+
+async def test_a_socket_that_is_lost_while_it_is_written_harms_nobody() -> None:
+    async with serving() as (door, site), connect(site.url, proxy=None) as client:
+        _, writer = await handshake(site)
+        await eventually(lambda: len(door.subscribers) == 2)
+        lost: socket.socket = writer.get_extra_info("socket")
+        lost.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        writer.transport.abort()
+        for published in itertools.count(1):
+            door.publish(1)
+            assert await sequences(client, published) == [published]
+            if door.hub.stats.clients == 1:
+                break
