@@ -25,7 +25,7 @@ class HistoryLimits:
     age_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each event, and that takes thrice as long
 class Entry:
     """One change at its place in the log. `at_s` is the relay's monotonic clock."""
 

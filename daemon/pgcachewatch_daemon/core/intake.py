@@ -9,10 +9,10 @@ On the path of an event: step 2, validate.
 from __future__ import annotations
 
 import datetime
-import json
 from typing import Literal
 
 import pydantic
+import pydantic_core
 
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.messages import KEY_BYTES
@@ -46,8 +46,8 @@ class Intake:
         """The change that `payload` tells of. `received_at` is aware, and replaces one in the payload."""
         self.stats.received += 1
         try:
-            content = json.loads(payload) if len(payload) <= PAYLOAD_CHARACTERS else None
-        except (ValueError, RecursionError):
+            content = pydantic_core.from_json(payload) if len(payload) <= PAYLOAD_CHARACTERS else None
+        except (ValueError, TypeError):  # TypeError: half a character, which JSON in UTF-8 has not
             return self._gap("not_json", Scope(channel), payload)
         if not isinstance(content, dict):
             return self._gap("not_an_object", Scope(channel), payload)

@@ -26,7 +26,7 @@ from pgcachewatch_daemon.core.stats import HubStats
 Kind = Literal["event", "mark", "barrier", "reset", "control"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each event and group, and that takes thrice as long
 class Packet:
     """One frame as it goes on the wire, with what conflation must know of it; shared by a whole group.
 
