@@ -1,7 +1,7 @@
 """One Connection per socket, speaking HTTP until the upgrade and WebSocket after it.
 
-A Connection is an `asyncio.Protocol` over the Sans-I/O `ServerProtocol` of the websockets library, which does the
-handshake, frames, ping and close (RFC 6455). There is no task and no queue per connection.
+A Connection is an `asyncio.Protocol` with a Handshake until the upgrade and a FrameReader from then on; ping and close
+are its own (RFC 6455). There is no task and no queue per connection, and an idle one holds nothing but itself.
 
 What is to be sent is handed to the kernel at once, past the transport, through `write`. The rest of what the kernel did
 not take is the transport's, whose limit is 0 bytes: so it tells that the socket `is_full` the moment it holds anything,
@@ -22,30 +22,29 @@ import http
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
+from typing import assert_never, cast
 
-from websockets.datastructures import Headers
-from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN
-from websockets.typing import Subprotocol
 
-from pgcachewatch_daemon.io.websocket.wire import (
-    Application,
-    HttpRequest,
-    SocketLimits,
-    SocketStats,
-    WireProtocol,
-    shorten,
+from pgcachewatch_daemon.io.websocket.frames import (
+    Closed,
+    FrameReader,
+    Ping,
+    Pong,
+    Violation,
+    close_frame,
+    ping_frame,
+    pong_frame,
     text_frame,
 )
+from pgcachewatch_daemon.io.websocket.handshake import Handshake
+from pgcachewatch_daemon.io.websocket.wire import Application, HttpRequest, SocketLimits, SocketStats
 
-METHOD_BYTES = 16  # enough of a request line to see its method when the rest can not be parsed
-PING_PAYLOAD = b"pgcachewatch"
-HTTP_METHODS = (b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE")
+PING = ping_frame(b"pgcachewatch")
 
 logger = logging.getLogger(__name__)
 
@@ -93,26 +92,25 @@ class Connection(asyncio.Protocol):
 
     `write` hands bytes to the kernel and returns how many it took. It is for those who know that the connection is live
     and not full, counts nothing, and raises as `os.write` does; what was not taken goes to `write_rest`.
+
+    At the end of what a peer sends the transport writes what it holds and closes: a client that half-closes after its
+    request has its answer already; one that waits for the upgrade can not use it any more.
     """
 
     __slots__ = (
-        "_deadline_s", "_expect_by_s", "_first_bytes", "_fragments", "_heard_s", "_is_binary", "_ping_sent_s",
-        "_progress_s", "_protocol", "_request", "_response", "_shared", "_stage", "_transport", "_unsent_bytes",
-        "_was_requested", "_was_upgraded", "close_code", "is_full", "peer", "visitor", "write",
+        "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_ping_sent_s", "_progress_s", "_reader", "_shared",
+        "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code", "is_full", "peer",
+        "visitor", "write",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._protocol = WireProtocol(max_size=shared.limits.frame_bytes, logger=shared.library_logger)
+        self._handshake: Handshake | None = Handshake(shared.library_logger)
+        self._reader: FrameReader | None = None  # from the upgrade on
         self._transport: asyncio.Transport | None = None
         self._stage = HANDSHAKE
-        self._request: Request | None = None
-        self._response: Response | None = None
-        self._first_bytes = b""
-        self._fragments: bytearray | None = None
-        self._is_binary = False
+        self._too_big: tuple[int, str] | None = None
         self._was_requested = False
-        self._was_upgraded = False
         self._deadline_s = 0.0
         self._expect_by_s = 0.0
         self._heard_s = 0.0
@@ -139,37 +137,32 @@ class Connection(asyncio.Protocol):
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer the request and close. A HEAD request gets the headers only."""
-        if self._stage in (CLOSING, GONE):
-            return
-        fields = Headers({"Connection": "close", "Content-Length": str(len(body)), **headers})
-        is_head = self._request is not None and self._request.method == "HEAD"
-        self._refuse(Response(status, http.HTTPStatus(status).phrase, fields, b"" if is_head else body))
+        if self._handshake is not None and self._stage not in (CLOSING, GONE):
+            self._refuse(self._handshake.answer(status, headers, body))
 
     def check_upgrade(self, subprotocol: str | None) -> bool:
         """True when the request is a sound WebSocket handshake; otherwise it was answered with 400, 405, 426 or 505."""
-        assert self._request is not None
-        if subprotocol is not None:
-            self._protocol.available_subprotocols = [Subprotocol(subprotocol)]
-        response = self._protocol.accept(self._request)
+        assert self._handshake is not None
+        response = self._handshake.accept(subprotocol)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._refuse(response)
             return False
-        self._response = response
         return True
 
     def upgrade(self, too_big: tuple[int, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Complete the handshake `check_upgrade` found sound. `too_big`: how to close after an oversized frame."""
-        if self._stage != DECIDING or self._response is None:
+        if self._stage != DECIDING or self._handshake is None:
             return
-        self._response.headers.update(headers or {})
-        if too_big is not None:
-            self._protocol.too_big = too_big
+        answer = self._handshake.complete(headers or {})
+        if not answer:
+            return
         self._shared.pending.pop(self, None)
-        self._protocol.send_response(self._response)
+        self._handshake = None
+        self._reader = FrameReader(limit_bytes=self._shared.limits.frame_bytes)
+        self._too_big = too_big
+        self._deadline_s = 0.0
         self._stage = LIVE
-        self._was_upgraded = True
-        self._request = self._response = None
-        self._write_out()
+        self._send(answer)
 
     def expect_by(self, moment_s: float) -> None:
         """Call `Application.expired` at this instant of the relay's clock; 0 calls it off."""
@@ -214,8 +207,7 @@ class Connection(asyncio.Protocol):
         """Close behind what was written; the peer has `close_s` to answer."""
         if self._stage != LIVE:
             return
-        self._protocol.send_close(code, shorten(reason))
-        self._write_out()
+        self._send(close_frame(code, reason))
         self._closing(code)
 
     def abort(self, code: int) -> None:
@@ -238,30 +230,26 @@ class Connection(asyncio.Protocol):
         if limits.send_buffer_bytes:
             system_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
         name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        # Many clients come from few addresses, those of proxies: one text for each.
+        self.peer = sys.intern(str(name[0])) if isinstance(name, tuple) else "unix"
         self._heard_s = self._shared.clock()
         self._deadline_s = self._heard_s + limits.handshake_s
         self._shared.arrived(self)
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._shared.clock()
-        if self._stage == HANDSHAKE and len(self._first_bytes) < METHOD_BYTES:
-            self._first_bytes += data[:METHOD_BYTES]
-        elif self._stage > LIVE and not self._was_upgraded:
-            return  # an answer was given; what still comes is of no interest
         try:
-            self._protocol.receive_data(data)
-            self._take_events()
+            if self._reader is not None:
+                self._take(self._reader, data)
+            elif self._stage == HANDSHAKE:
+                self._greet(data)
+            elif self._stage == DECIDING:
+                self._refuse_early_frames()
+            # Else an answer was given; what still comes is of no interest.
         except Exception:
             # The top of what a client can reach: its own connection ends, and we keep the traceback.
             logger.exception("connection failed peer=%s", self.peer)
             self._fail()
-
-    def eof_received(self) -> None:
-        # The transport writes what it holds and closes. A client that half-closes after its request has its answer
-        # already; one that waits for the upgrade can not use it any more.
-        self._protocol.receive_eof()
-        self._protocol.data_to_send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
@@ -328,75 +316,63 @@ class Connection(asyncio.Protocol):
                 self.close(4106, f"no pong within {self._shared.limits.pong_s:g} s")
         elif now_s - self._heard_s >= self._shared.limits.ping_after_s:
             self._ping_sent_s = now_s
-            self._protocol.send_ping(PING_PAYLOAD)
-            self._write_out()
+            self._send(PING)
 
-    def _take_events(self) -> None:
-        protocol = self._protocol
-        for event in protocol.events_received():
-            if isinstance(event, Request):
-                self._requested(event)
-            elif isinstance(event, Frame):
-                if self._stage == LIVE:
-                    self._frame(event)
+    def _greet(self, data: bytes) -> None:
+        """Read the request; what came behind it are frames, once there was an upgrade."""
+        handshake = self._handshake
+        assert handshake is not None, "it goes with the upgrade"
+        request = handshake.feed(data)
+        if isinstance(request, Response):
+            self._refuse(request)
+        elif request is not None:
+            self._requested(request)
+            if handshake.rest:
+                if self._reader is not None:
+                    self._take(self._reader, handshake.rest)
                 elif self._stage == DECIDING:
-                    self.answer(400, {}, b"wait for the answer to the handshake before you send frames\n")
-        if self._stage == HANDSHAKE and protocol.handshake_exc is not None:
-            self._unreadable()
-        if not self._was_upgraded:
-            return
-        self._write_out()
-        if self._stage == LIVE and protocol.state is not OPEN:
-            sent = protocol.close_sent or protocol.close_rcvd
-            self._explain(protocol.parser_exc)
-            self._closing(int(sent.code) if sent else CloseCode.ABNORMAL_CLOSURE)
+                    self._refuse_early_frames()
 
     def _requested(self, request: Request) -> None:
         self._stage = DECIDING
-        self._request = request
         self._was_requested = True
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
         self._shared.application.requested(self, HttpRequest(request.method, request.path, headers, self.peer))
 
-    def _frame(self, frame: Frame) -> None:
-        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
-            if frame.fin:
-                self._message(bytes(frame.data), frame.opcode is Opcode.BINARY)
+    def _refuse_early_frames(self) -> None:
+        self.answer(400, {}, b"wait for the answer to the handshake before you send frames\n")
+
+    def _take(self, reader: FrameReader, data: bytes) -> None:  # hot path
+        """Act on frames. After our close only the peer's own is of interest."""
+        for item in reader.feed(data):
+            if isinstance(item, (str, bytes)):
+                if self._stage == LIVE:
+                    self._shared.application.received(self, item)
             else:
-                # The library bounds the sum of the fragments by the same limit as a whole frame.
-                self._fragments = bytearray(frame.data)
-                self._is_binary = frame.opcode is Opcode.BINARY
-        elif frame.opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments += frame.data
-            if frame.fin:
-                data, self._fragments = bytes(self._fragments), None
-                self._message(data, self._is_binary)
+                self._take_control(item)
 
-    def _message(self, data: bytes, is_binary: bool) -> None:
-        if is_binary:
-            self._shared.application.received(self, data)
-            return
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            self.close(CloseCode.INVALID_DATA, "a text frame must be UTF-8")
-            return
-        self._shared.application.received(self, text)
+    def _take_control(self, item: Ping | Pong | Closed | Violation) -> None:
+        match item:
+            case Ping():
+                if self._stage == LIVE:
+                    self._send(pong_frame(item.payload))
+            case Pong():
+                pass  # that something was heard is all there is to it
+            case Closed():
+                # Section 5.5.1: the answer repeats the code. Then the socket is the server's to close (7.1.1).
+                self._end(item.code, item.reason)
+            case Violation():
+                too_big = self._too_big if item.code == CloseCode.MESSAGE_TOO_BIG else None
+                self._end(*(too_big or (item.code, item.reason)))
+            case _:
+                assert_never(item)
 
-    def _unreadable(self) -> None:
-        """The library could not parse a request: let its answer out, or make the one it did not make."""
-        written = self._protocol.data_to_send()
-        if any(written):
-            self._shared.stats.refusals[int(written[0][9:12])] += 1
-            for data in written:
-                self._half_close() if not data else self._send(data)
-            self._closing(0)
-            return
-        method = self._first_bytes.partition(b" ")[0]
-        if method in HTTP_METHODS:
-            self.answer(405, {"Allow": "GET, HEAD"}, b"this server answers GET and HEAD; a body is not read\n")
-        else:
-            self.answer(400, {}, b"this is not an HTTP/1.1 request this server can read\n")
+    def _end(self, code: int, reason: str) -> None:
+        """The peer sends nothing more that is of interest: say the close, if that was not done, and hang up."""
+        if self._stage == LIVE:
+            self._send(close_frame(code, reason))
+            self._closing(code)
+        self._half_close()
 
     def _refuse(self, response: Response) -> None:
         self._shared.pending.pop(self, None)
@@ -429,17 +405,6 @@ class Connection(asyncio.Protocol):
         if self._was_requested:
             self._was_requested = False
             self._shared.application.gone(self)
-
-    def _explain(self, error: Exception | None) -> None:
-        if error is not None and not isinstance(error, (ProtocolError, EOFError, UnicodeDecodeError, PayloadTooBig)):
-            logger.error("frame parser failed peer=%s error=%r", self.peer, error)
-
-    def _write_out(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._send(data)
-            else:
-                self._half_close()
 
     def _through_transport(self, data: bytes) -> int:
         """For a socket that can not be written to directly."""

@@ -67,11 +67,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The peer's close: nothing follows. `payload` is what an echo carries; `code` is 1005 when there was none."""
+    """The peer's close: nothing follows. Answer with `close_frame` of the same; `code` is 1005 when there was none."""
 
     code: int
     reason: str
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,12 +304,12 @@ def _header_bytes(data: bytes, at: int) -> int:
 def _closed(payload: bytes) -> Closed:
     """Section 5.5.1: nothing, or a code and a reason."""
     if not payload:
-        return Closed(CloseCode.NO_STATUS_RCVD, "", b"")
+        return Closed(CloseCode.NO_STATUS_RCVD, "")
     code = int.from_bytes(payload[:2])
     if len(payload) < 2 or not (code in REGISTERED_CODES or code in PRIVATE_CODES):
         raise _Violated(CloseCode.PROTOCOL_ERROR, "a close has a code that may be sent, or nothing")
     try:
-        return Closed(code, payload[2:].decode(), payload)
+        return Closed(code, payload[2:].decode())
     except UnicodeDecodeError as error:
         raise _not_utf_8(error) from error
 

@@ -1,23 +1,14 @@
-"""What the parts of this shell share: limits, counts, the application's side, and the protocol below a connection."""
+"""What the parts of this shell share: limits, counts, and the application's side."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from websockets.exceptions import NegotiationError
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
-
 if TYPE_CHECKING:
     from pgcachewatch_daemon.io.websocket.connection import Connection
-
-REASON_BYTES = 120  # a close frame's reason has at most 123 bytes
-FINAL_TEXT = 0x81  # RFC 6455 section 5.2: FIN and opcode 1
-SHORT_BYTES = 125  # up to here the length is in the second byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +68,3 @@ class Application(Protocol):
 
     def gone(self, connection: Connection) -> None:
         """Called once for each connection that was `requested`: nothing more will be read or written."""
-
-
-def text_frame(text: str) -> bytes:  # hot path
-    """A text as the bytes that go on the wire: framed once, shared by all who are to get it.
-
-    >>> text_frame("{}")
-    b'\\x81\\x02{}'
-    """
-    data = text.encode()
-    if len(data) <= SHORT_BYTES:
-        return bytes((FINAL_TEXT, len(data))) + data  # as the library does it, at a fifth of the cost
-    return Frame(Opcode.TEXT, data).serialize(mask=False)
-
-
-class WireProtocol(ServerProtocol):
-    """The library's protocol, with one subprotocol or none, and a close of our own for an oversized frame."""
-
-    too_big: tuple[int, str] | None = None
-
-    def fail(self, code: CloseCode | int, reason: str = "") -> None:
-        if code == CloseCode.MESSAGE_TOO_BIG and self.too_big is not None:
-            code, reason = self.too_big
-        super().fail(code, shorten(reason))
-
-    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        if not self.available_subprotocols:
-            return None
-        wanted = self.available_subprotocols[0]
-        if wanted in subprotocols:
-            return wanted
-        raise NegotiationError(f"offer the subprotocol {wanted!r}, not {', '.join(subprotocols) or 'none'}")
-
-
-def shorten(reason: str) -> str:
-    return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")

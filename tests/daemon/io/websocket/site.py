@@ -15,6 +15,10 @@ from websockets.typing import Subprotocol
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest, SocketLimits, WebSocketServer, text_frame
 
 SUBPROTOCOL = "pgcachewatch.v1"
+REQUEST = (
+    b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @dataclass
@@ -133,9 +137,6 @@ async def handshake(site: Site, receive_buffer: int = 0) -> tuple[asyncio.Stream
     client.setblocking(False)
     await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", site.server.port))
     reader, writer = await asyncio.open_connection(sock=client, limit=1_024)
-    writer.write(
-        b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
+    writer.write(REQUEST)
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer

@@ -8,10 +8,12 @@ import logging
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from pgcachewatch_daemon.io.websocket import text_frame
-from tests.daemon.io.websocket.site import SUBPROTOCOL, Site, closed, handshake, serving, status, v1
+from pgcachewatch_daemon.io.websocket.frames import close_frame, pong_frame
+from tests.daemon.io.websocket.site import REQUEST, SUBPROTOCOL, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
 
 
@@ -171,6 +173,71 @@ async def test_an_application_error_closes_4100_and_spares_the_others(site: Site
         assert (await closed(one))[0] == 4100
         await other.send("still here")
         assert await other.recv() == "still here"
+
+
+async def spoken(site: Site, *parts: bytes) -> bytes:
+    """Everything the server says to these bytes behind a handshake, until it hangs up."""
+    reader, writer = await handshake(site)
+    for part in parts:
+        writer.write(part)
+    said = await reader.read()
+    writer.close()
+    return said
+
+
+async def test_answers_come_in_the_order_of_what_they_answer(site: Site) -> None:
+    frames = (
+        Frame(Opcode.TEXT, b"a", fin=False),
+        Frame(Opcode.PING, b"between"),
+        Frame(Opcode.CONT, b"b"),
+        Frame(Opcode.PING, b"behind"),
+        Frame(Opcode.CLOSE, b"\x03\xe8"),
+    )
+    said = await spoken(site, b"".join(frame.serialize(mask=True) for frame in frames))
+    assert said == pong_frame(b"between") + text_frame("ab") + pong_frame(b"behind") + close_frame(1000)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa0bye"])
+async def test_a_close_is_answered_with_its_own_code_and_what_follows_it_is_not_read(
+    site: Site, payload: bytes
+) -> None:
+    close = Frame(Opcode.CLOSE, payload).serialize(mask=True)
+    late = Frame(Opcode.TEXT, b"late").serialize(mask=True)
+    assert await spoken(site, close + late) == Frame(Opcode.CLOSE, payload).serialize(mask=False)
+    assert site.application.received_frames == []
+    assert len(site.application.ended) == 1
+
+
+async def test_wrong_text_closes_1007_before_its_message_has_ended(site: Site) -> None:
+    frame = Frame(Opcode.TEXT, b"\xff" + b"x" * 1_000).serialize(mask=True)
+    said = await spoken(site, frame[:-500])
+    assert said[2:4] == (1007).to_bytes(2)
+
+
+async def test_frames_in_one_packet_with_the_request_are_read_after_the_upgrade(site: Site) -> None:
+    frames = Frame(Opcode.TEXT, b"early").serialize(mask=True) + Frame(Opcode.CLOSE, b"").serialize(mask=True)
+    answer = await site.raw(REQUEST + frames)
+    assert status(answer) == 101
+    assert answer.endswith(b"\r\n\r\n" + text_frame("early") + close_frame(1005))
+
+
+async def test_frames_before_the_answer_are_400(site: Site) -> None:
+    request = REQUEST.replace(b"/plain", b"/later")
+    assert status(await site.raw(request + Frame(Opcode.TEXT, b"early").serialize(mask=True))) == 400
+    assert status(await site.raw(request, b"\x81")) == 400
+
+
+async def test_after_our_close_messages_are_not_read_and_the_peers_close_hangs_up(site: Site) -> None:
+    reader, writer = await handshake(site)
+    connection = site.application.connections[0]
+    connection.close(4000, "drained")
+    connection.close(4100, "once is enough")
+    writer.write(Frame(Opcode.TEXT, b"late").serialize(mask=True) + Frame(Opcode.PING, b"late").serialize(mask=True))
+    writer.write(Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=True))
+    assert await reader.read() == close_frame(4000, "drained")
+    assert site.application.received_frames == []
+    assert site.server.stats.disconnects == {4000: 1}
+    writer.close()
 
 
 async def test_a_clean_close_is_counted_by_its_code(site: Site) -> None:

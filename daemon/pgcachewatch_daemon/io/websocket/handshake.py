@@ -1,0 +1,110 @@
+"""The HTTP that a connection begins with: the websockets library reads the request and judges it as a handshake.
+
+A Handshake is fed what the socket gave and returns the request, or the answer to what is none. It holds no socket, and
+is dropped with all that the library keeps for it once the upgrade is done: a frame costs an object of its own far less.
+
+Invariants. The library sees the request and nothing behind it; what came with it is `rest`, for who reads frames. No
+input raises. Bounds: the library's, 8 KiB a line and 128 headers, beyond which the answer is 414 or 431.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+
+from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+METHOD_BYTES = 16  # enough of a request line to see its method when the rest can not be parsed
+HTTP_METHODS = (b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE")
+END = b"\r\n\r\n"
+
+
+class Handshake:
+    """One request and its answer. `logger` is the library's.
+
+    >>> handshake = Handshake(logging.getLogger("websockets"))
+    >>> handshake.feed(b"GET /readyz HTTP/1.1\\r\\nHost: x\\r")
+    >>> handshake.feed(b"\\n\\r\\nmore").path, handshake.rest
+    ('/readyz', b'more')
+    """
+
+    __slots__ = ("_accepted", "_end", "_first_bytes", "_protocol", "_request", "rest")
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._protocol = _Protocol(logger=logger)
+        self._first_bytes = b""
+        self._end = b""  # of what was fed, as far as it may begin the empty line
+        self._request: Request | None = None
+        self._accepted: Response | None = None
+        self.rest = b""
+
+    def feed(self, data: bytes) -> Request | Response | None:
+        """The request, or the answer to what is none; None while there is more to come. Not to be fed after either."""
+        self._first_bytes += data[: METHOD_BYTES - len(self._first_bytes)]
+        seen = self._end + data
+        found = seen.find(END)
+        if found >= 0:
+            # A frame behind the request is none of the library's: it would read it before anybody upgraded.
+            length = found + len(END) - len(self._end)
+            data, self.rest = data[:length], data[length:]
+        self._end = seen[1 - len(END) :]
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._request = event
+                return event
+        return None if self._protocol.handshake_exc is None else self._refusal()
+
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> Response:
+        """An answer that ends the connection. To a HEAD request it has the headers only."""
+        fields = Headers({"Connection": "close", "Content-Length": str(len(body)), **headers})
+        is_head = self._request is not None and self._request.method == "HEAD"
+        return Response(status, http.HTTPStatus(status).phrase, fields, b"" if is_head else body)
+
+    def accept(self, subprotocol: str | None) -> Response:
+        """101 when the request is a sound WebSocket handshake; otherwise the refusal, 400, 405, 426 or 505."""
+        assert self._request is not None, "there is no request yet"
+        if subprotocol is not None:
+            self._protocol.available_subprotocols = [Subprotocol(subprotocol)]
+        response = self._protocol.accept(self._request)
+        if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._accepted = response
+        return response
+
+    def complete(self, headers: Mapping[str, str]) -> bytes:
+        """The bytes of the 101 that `accept` gave, with `headers` in it; empty when it gave none."""
+        if self._accepted is None:
+            return b""
+        self._accepted.headers.update(headers)
+        return self._accepted.serialize()
+
+    def _refusal(self) -> Response:
+        """The answer that the library made to what it could not parse, or the one it did not make."""
+        if self._protocol.sent is not None:
+            return self._protocol.sent
+        if self._first_bytes.partition(b" ")[0] in HTTP_METHODS:
+            return self.answer(405, {"Allow": "GET, HEAD"}, b"this server answers GET and HEAD; a body is not read\n")
+        return self.answer(400, {}, b"this is not an HTTP/1.1 request this server can read\n")
+
+
+class _Protocol(ServerProtocol):
+    """The library's, with one subprotocol or none, which remembers the answer it made by itself."""
+
+    sent: Response | None = None
+
+    def send_response(self, response: Response) -> None:
+        self.sent = response
+        super().send_response(response)
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        if not self.available_subprotocols:
+            return None
+        wanted = self.available_subprotocols[0]
+        if wanted in subprotocols:
+            return wanted
+        raise NegotiationError(f"offer the subprotocol {wanted!r}, not {', '.join(subprotocols) or 'none'}")
