@@ -1,0 +1,79 @@
+"""The relay's fan-out alone: the program that `pgcachewatch serve` is, with lines in the place of PostgreSQL.
+
+Its source stands in for `PostgresSource`: what a line says arrives where a notification's payload would. Everything
+behind that is the relay's own. There are no loopbacks, so clients get no marks, and nobody looks at a catalogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any  # for the relay, as its source knows it
+from unittest import mock
+
+from pgcachewatch.models import DEFAULT_PG_CHANNEL
+from pgcachewatch_daemon import cli, relay
+from pgcachewatch_daemon.io.postgres.contract import SourceStats
+from tests.bench.fanout.processes import free_port
+from tests.bench.fanout.programs.inlet import open_inlet
+
+Clock = Callable[[], float]
+
+
+class LineSource:
+    """A source whose every channel is listened to already. `port` is what the relay was told to serve on."""
+
+    def __init__(self, port: int, _options: object, _loopback: object, listener: Any, clock: Clock) -> None:
+        self._port = port
+        self._listener = listener
+        self.stats = SourceStats()
+        self.is_up = False
+        self.since_s = clock()
+        self.proof_limit_s = 3_600.0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        self.is_up = True
+        self._listener.source_up()
+        notified, channel = self._listener.notified, DEFAULT_PG_CHANNEL
+        self._inlet = await open_inlet(lambda line: notified(channel, line.decode()), port=self._port)
+
+    def ensure_channel(self, channel: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    def is_listening(self, channel: str) -> bool:
+        return self.is_up
+
+    def retain(self, channels: Iterable[str]) -> None: ...
+    def set_busy(self, is_busy: bool) -> None: ...
+    def hasten(self, *, spacing_s: float = 0.0) -> None: ...
+    async def close(self) -> None: ...
+
+
+class NoCatalogue:
+    """Looks at nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.stats = mock.Mock(looks={})
+
+    def start(self) -> None: ...
+    def hasten(self) -> None: ...
+    def source_up(self) -> None: ...
+    def source_lost(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def main() -> int:
+    port = free_port()
+    with mock.patch.multiple(relay, PostgresSource=partial(LineSource, port), CatalogueWatcher=NoCatalogue):
+        return cli.serve(["--port", str(port), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Ours, twice: its fan-out alone, fed with lines, and the relay as it runs, with PostgreSQL. And the original's relay.
+
+`ours` and `relay` are the same program with the same settings. What `ours` leaves out is the LISTEN connection, its
+loopbacks (so it sends no marks while events flow), and the looks at the catalogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.bench.fanout import processes
+from tests.bench.fanout.cases import Case
+from tests.bench.fanout.servers.peer import Inlet, Missing, Peer, Serving
+from tests.original import OriginalUnavailable, original_python
+from tests.postgres import Lane, choose_lane
+from tests.relay_process import RelayProcess
+
+CHANNEL = "ch_pgcachewatch_table_change"
+HELLO = '{{"t":"hello","v":1,"subs":[{{"t":"sub","id":1,"table":"bench","mode":"{mode}"}}]}}'
+SETTINGS = {"connections_limit": "20000", "connections_per_address_limit": "20000", "log_level": "warning"}
+FIRST_ATTEMPTS, FIRST_TIMEOUT_S = 100, 0.2
+STUCK_SETTINGS = {"send_buffer_bytes": "65536"}  # else the kernel holds megabytes for a client, and nothing shows
+
+
+@cache
+def _lane() -> Lane:
+    return choose_lane(os.environ)
+
+
+@cache
+def dsn() -> str:
+    """The address of the run's PostgreSQL, started by the first call; `stop_postgres` ends it."""
+    try:
+        return _lane().start()
+    except pytest.UsageError as reason:
+        raise Missing(str(reason)) from reason
+
+
+def stop_postgres() -> None:
+    """Harmless when none was started."""
+    if _lane.cache_info().currsize:
+        _lane().stop()
+
+
+def _settings(case: Case) -> dict[str, str]:
+    return SETTINGS | (STUCK_SETTINGS if case.has_stuck else {})
+
+
+def _options(case: Case, port: int) -> tuple[str, ...]:
+    hello = HELLO.format(mode="stream" if case.is_stream else "invalidate")
+    names = ("--path", "/v1/ws", "--subprotocol", "pgcachewatch.v1", "--dialect", "ours", "--first", hello, "--wait")
+    return ("--port", str(port), *names)
+
+
+@contextmanager
+def _ours(case: Case) -> Iterator[Serving]:
+    settings = {f"PGCACHEWATCH_{name.upper()}": value for name, value in _settings(case).items()}
+    command = [sys.executable, "-m", "tests.bench.fanout.programs.fanout_alone"]
+    with processes.child(command, env=processes.environment(**settings)) as process:
+        port, inlet = process.line().split()
+        yield Serving(process.pid, Inlet("lines", int(inlet)), _options(case, int(port)))
+
+
+@contextmanager
+def _relay(case: Case) -> Iterator[Serving]:
+    # At its default level it tells its port, but it is given one.
+    with RelayProcess(dsn(), port=processes.free_port(), **_settings(case)) as relay:
+        yield Serving(relay.pid, Inlet("postgres", dsn=dsn()), _options(case, relay.port))
+
+
+@contextmanager
+def _original(case: Case) -> Iterator[Serving]:
+    address, port = urlsplit(dsn()), processes.free_port()
+    settings = {
+        "PGHOST": address.hostname or "",
+        "PGPORT": str(address.port),
+        "PGUSER": address.username or "",
+        "PGPASSWORD": address.password or "",
+        "PGDATABASE": address.path.removeprefix("/"),
+    }
+    factory = ("pgcachewatch.pg_event_distributor:main", "--factory")
+    options = (*factory, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Not in the checkout, whose folders could be taken for packages.
+    command: list[str | Path] = [original_python(), "-m", "uvicorn", *options]
+    with processes.child(command, cwd=Path(os.sep), env=kept | settings) as process:
+        processes.await_port(port, process)
+        with connect(f"ws://127.0.0.1:{port}/pgpubsub/{CHANNEL}", proxy=None, compression=None) as first:
+            _await_listen(first)
+            path = f"/pgpubsub/{CHANNEL}"
+            yield Serving(process.pid, Inlet("postgres", dsn=dsn()), ("--port", str(port), "--path", path))
+
+
+def _await_listen(first: ClientConnection) -> None:
+    """Until this client gets what is notified.
+
+    The original answers a client before it LISTENs, and refuses those that come while it does. With a first client
+    behind that, it is in the state in which it can be compared.
+    """
+
+    async def notify() -> None:
+        connection = await asyncpg.connect(dsn())
+        try:
+            await connection.execute("SELECT pg_notify($1, 'are you there')", CHANNEL)
+        finally:
+            await connection.close()
+
+    for _ in range(FIRST_ATTEMPTS):
+        asyncio.run(notify())
+        try:
+            first.recv(timeout=FIRST_TIMEOUT_S)
+        except TimeoutError:
+            continue  # it did not LISTEN yet
+        return
+    raise processes.Failed("the original did not LISTEN")
+
+
+@contextmanager
+def _listener(case: Case) -> Iterator[Serving]:
+    command = (sys.executable, "-m", "tests.bench.fanout.programs.listener", "--dsn", dsn(), "--channel", CHANNEL)
+    yield Serving(0, Inlet("postgres", dsn=dsn()), own_load=command)
+
+
+def _check_postgres() -> None:
+    dsn()
+
+
+def _check_original() -> None:
+    _check_postgres()
+    try:
+        original_python()
+    except OriginalUnavailable as reason:
+        raise Missing(str(reason)) from reason
+
+
+def _postgres_version() -> str:
+    async def asked() -> str:
+        connection = await asyncpg.connect(dsn())
+        try:
+            return str(await connection.fetchval("show server_version"))
+        finally:
+            await connection.close()
+
+    return f"PostgreSQL {asyncio.run(asked())}"
+
+
+OURS = Peer("ours", open=_ours, version=lambda: "fan-out alone")
+RELAY = Peer(
+    "relay",
+    open=_relay,
+    check=_check_postgres,
+    version=lambda: f"the relay with {_postgres_version()}",
+)
+ORIGINAL = Peer(
+    "original",
+    open=_original,
+    check=_check_original,
+    version=lambda: "pgcachewatch 0.4.2",
+    is_for=lambda case: not case.is_idle,
+)
+LISTENER = Peer(
+    "listener",
+    open=_listener,
+    check=_check_postgres,
+    version=lambda: f"asyncpg {asyncpg.__version__}, a connection each",
+)
