@@ -13,15 +13,44 @@ On the path of an event: step 7, leave.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from pgcachewatch_daemon.core.audience import Share, Subscriber
+from pgcachewatch.protocol import messages
+from pgcachewatch_daemon.core.audience import Framing, Share, Subscriber
 from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.io.websocket import Connection, SocketStats
+from pgcachewatch_daemon.io.websocket.frames import deflated_frame, text_frame
 
 SLICE_WRITES = 2_000
 SLICE_BYTES = 8 * 1024 * 1024
 UNLIMITED = 1 << 62
 SERVICE_RESTART = 1012
+DEFLATED_FROM_BYTES = 256  # less does not become smaller by itself, without what was sent before it
+
+
+def pack_deflated(texts: Sequence[bytes]) -> bytes:
+    """The texts of one write as few frames, compressed: arrays (W-FRAME-1) within the relay's limit (W-LIMIT-2)."""
+    frames: list[bytes] = []
+    gathered: list[bytes] = []
+    size_bytes = 0
+    for text in texts:
+        if gathered and size_bytes + len(text) + 2 > messages.RELAY_FRAME_BYTES:
+            frames.append(_deflated(gathered))
+            gathered, size_bytes = [], 0
+        gathered.append(text)
+        size_bytes += len(text) + 1
+    if gathered:
+        frames.append(_deflated(gathered))
+    return b"".join(frames)
+
+
+def _deflated(texts: Sequence[bytes]) -> bytes:
+    text = (texts[0] if len(texts) == 1 else b"[%b]" % b",".join(texts)).decode()
+    return text_frame(text) if len(text) < DEFLATED_FROM_BYTES else deflated_frame(text)
+
+
+PLAIN = Framing(text_frame)
+DEFLATED = Framing(str.encode, pack_deflated)
 
 
 class Departures:
@@ -72,7 +101,7 @@ class Departures:
         frames = outbox.drain()
         if frames:
             self._stats.frames += len(frames)
-            if not connection.send(frames[0] if len(frames) == 1 else b"".join(frames)):
+            if not connection.send(subscriber.framing.pack(frames)):
                 return  # the rest waits for `drained`, and what is new behind it
         if outbox.close is None:
             self._hub.written(subscriber)

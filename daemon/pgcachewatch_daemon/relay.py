@@ -35,7 +35,7 @@ from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
-from pgcachewatch_daemon.departures import Departures
+from pgcachewatch_daemon.departures import PLAIN, Departures
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
@@ -43,7 +43,7 @@ from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions
-from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer, text_frame
+from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
 from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
 
 LAG_SAMPLE_S = 0.5
@@ -91,7 +91,7 @@ class Relay:
             MemoryBackplane(lambda: secrets.token_hex(8)),
             History(options.history),
             HubSettings(options.node or socket.gethostname(), options.source.heartbeat_s * 1_000, options.outbox),
-            frame=text_frame,
+            framing=PLAIN,
             on_dirty=lambda: self._departures.schedule(),
         )
         self._socket_stats = SocketStats()

@@ -15,7 +15,7 @@ from pgcachewatch.protocol import codec, messages, relay_session
 from pgcachewatch.protocol.client_session import Change, ClientSession, Invalidate
 from pgcachewatch.protocol.relay_session import RelaySession
 from pgcachewatch.protocol.transitions import RelayState
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.loopback import Loopback, LoopbackLimits
@@ -49,7 +49,10 @@ class Relay:
     def __init__(self) -> None:
         self.loopback = Loopback(lambda: "nonce", LoopbackLimits())
         self.hub = Hub(
-            MemoryBackplane(lambda: EPOCH), History(HistoryLimits()), HubSettings("node", 500.0), frame=str.encode
+            MemoryBackplane(lambda: EPOCH),
+            History(HistoryLimits()),
+            HubSettings("node", 500.0),
+            framing=Framing(str.encode),
         )
         self.neighbour = ClientSession(subscriptions=[messages.Sub(id=1, channel="c")])
         good = RelaySession(default_channel="c")

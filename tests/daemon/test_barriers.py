@@ -11,6 +11,7 @@ from pgcachewatch.models import Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import BarrierRequested, Subscription
 from pgcachewatch_daemon.barriers import Barriers
+from pgcachewatch_daemon.core.audience import Framing
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.loopback import Loopback, LoopbackLimits, LoopbackResult
@@ -28,7 +29,10 @@ class Stage:
         self.now_ms = 0.0
         self.hastened = 0
         self.hub = Hub(
-            MemoryBackplane(lambda: "0" * 16), History(HistoryLimits()), HubSettings("node", 500.0), frame=str.encode
+            MemoryBackplane(lambda: "0" * 16),
+            History(HistoryLimits()),
+            HubSettings("node", 500.0),
+            framing=Framing(str.encode),
         )
         self.loopback = Loopback(lambda: "nonce", LIMITS)
         self.barriers = Barriers(

@@ -11,17 +11,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame
+from websockets.protocol import OPEN
+from websockets.uri import parse_uri
 
 from pgcachewatch.models import Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon import departures
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.outbox import OutboxLimits
-from pgcachewatch_daemon.departures import Departures
+from pgcachewatch_daemon.departures import DEFLATED, Departures, pack_deflated
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.websocket import (
     Connection,
@@ -51,7 +58,7 @@ class Door:
             MemoryBackplane(lambda: "e" * 16),
             History(HistoryLimits()),
             HubSettings("node", 500.0, self.outbox),
-            frame=text_frame,
+            framing=Framing(text_frame),
             on_dirty=lambda: self.departures.schedule(),
         )
         self.departures = Departures(self.hub, self.stats)
@@ -198,3 +205,46 @@ async def test_a_socket_that_is_lost_while_it_is_written_harms_nobody() -> None:
             assert await sequences(client, published) == [published]
             if door.hub.stats.clients == 1:
                 break
+
+
+def unpacked(data: bytes) -> list[list[object]]:
+    """The frames in `data` as the library's client reads them, each with its messages."""
+    client = ClientProtocol(parse_uri("ws://relay/"), state=OPEN, max_size=messages.RELAY_FRAME_BYTES)
+    client.extensions = [PerMessageDeflate(True, True, 15, 15)]
+    client.receive_data(data)
+    frames = [frame for frame in client.events_received() if isinstance(frame, Frame)]
+    contents = [json.loads(bytes(frame.data)) for frame in frames]
+    return [content if isinstance(content, list) else [content] for content in contents]
+
+
+def test_the_texts_of_one_write_are_packed_into_one_compressed_frame() -> None:
+    texts = [b'{"t":"ev","p":%d,"s":%d}' % (number, number + 1) for number in range(100)]
+    data = pack_deflated(texts)
+    assert unpacked(data) == [[json.loads(text) for text in texts]]
+    assert len(data) < sum(map(len, texts)) / 4
+
+
+def test_a_short_text_is_packed_as_it_is() -> None:
+    assert pack_deflated([b"{}"]) == text_frame("{}")
+    assert pack_deflated([]) == b""
+
+
+@pytest.mark.rule("W-LIMIT-2")
+@given(st.lists(st.integers(100, 400_000), max_size=9))
+@settings(max_examples=30, deadline=None)
+def test_what_is_packed_stays_within_the_limit_of_a_frame(sizes: list[int]) -> None:
+    texts = [json.dumps("x" * size).encode() for size in sizes]
+    frames = unpacked(pack_deflated(texts))
+    assert [text for frame in frames for text in frame] == [json.loads(text) for text in texts]
+
+
+@pytest.mark.rule("W-FRAME-1")
+async def test_compressed_and_plain_readers_are_told_the_same() -> None:
+    async with serving() as (door, site), connect(site.url, proxy=None) as plain:
+        await eventually(lambda: len(door.subscribers) == 1)
+        wish = Subscription(sid=1, id=1, channel="c1")
+        deflated = door.hub.join(messages.Hello(), [wish], now_ms=0.0, framing=DEFLATED)
+        door.publish(20)
+        read = [text for frame in unpacked(pack_deflated(deflated.drain())) for text in frame]
+        told = [await plain.recv() for _ in read]
+    assert [json.loads(text) for text in told] == read

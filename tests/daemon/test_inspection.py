@@ -12,7 +12,7 @@ import pytest
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.inspection import ADVICE_NAMES, ASKED_LIMIT, Inspection, NotReady
@@ -35,7 +35,10 @@ class Stage:
         self.hastened = 0
         self.retyped: list[frozenset[str]] = []
         self.hub = Hub(
-            MemoryBackplane(lambda: "0" * 16), History(HistoryLimits()), HubSettings("node", 500.0), frame=str.encode
+            MemoryBackplane(lambda: "0" * 16),
+            History(HistoryLimits()),
+            HubSettings("node", 500.0),
+            framing=Framing(str.encode),
         )
         self.inspection = Inspection(
             self.hub,

@@ -25,7 +25,7 @@ from pgcachewatch.protocol.relay_session import (
     Subscription,
     Unsubscribed,
 )
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
@@ -143,7 +143,7 @@ class SimulatedRelay:
             MemoryBackplane(lambda: f"{chance.getrandbits(64):016x}"),
             History(HISTORY),
             HubSettings("simulated", HEARTBEAT_S * 1_000, OUTBOX),
-            frame=lambda text: f"{text}\n".encode(),
+            framing=Framing(lambda text: f"{text}\n".encode()),
             on_dirty=lambda: None,
         )
         self.loopback = Loopback(lambda: f"{chance.getrandbits(64):x}", LoopbackLimits())

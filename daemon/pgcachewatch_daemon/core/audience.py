@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,14 @@ PRESSED_PART = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How texts become bytes for sockets. `frame` is called once for each, `pack` joins those of one write."""
+
+    frame: Callable[[str], bytes]
+    pack: Callable[[Sequence[bytes]], bytes] = b"".join
+
+
 class Subscriber:
     """One connection as the hub knows it. `shell` is the caller's own, to find the connection again.
 
@@ -40,10 +48,11 @@ class Subscriber:
     Of `group` and `plain_channel` it has the one that `audience` belongs to.
     """
 
-    __slots__ = ("audience", "group", "name", "outbox", "plain_channel", "shell", "write")
+    __slots__ = ("audience", "framing", "group", "name", "outbox", "plain_channel", "shell", "write")
 
-    def __init__(self, outbox: Outbox, *, name: str = "", plain_channel: str | None = None) -> None:
+    def __init__(self, outbox: Outbox, framing: Framing, *, name: str = "", plain_channel: str | None = None) -> None:
         self.outbox: Outbox | None = outbox  # None while in step
+        self.framing = framing
         self.name = name
         self.audience: Audience | None = None
         self.group: Group | None = None
@@ -83,21 +92,19 @@ class Share:
 
 
 class Audience:
-    """Members of one group, or of one plain channel. `frame` and `stats` are for their outboxes."""
+    """Members of one group, or of one plain channel. All of them have this `framing`; `stats` is for their outboxes."""
 
     __slots__ = (
-        "_apart", "_frame", "_in_step", "_left", "_limits", "_outbox", "_pressed_bytes", "_returning", "_sealed",
-        "_sealed_data", "_stats", "is_dirty", "is_stream",
+        "_apart", "_in_step", "_left", "_limits", "_outbox", "_pressed_bytes", "_returning", "_sealed",
+        "_sealed_data", "_stats", "framing", "is_dirty", "is_stream",
     )  # fmt: skip
 
-    def __init__(
-        self, limits: OutboxLimits, *, frame: Callable[[str], bytes], stats: HubStats, is_stream: bool
-    ) -> None:
+    def __init__(self, limits: OutboxLimits, framing: Framing, *, stats: HubStats, is_stream: bool) -> None:
+        self.framing = framing
         self.is_stream = is_stream
         self.is_dirty = False
         self._limits = limits
         self._pressed_bytes = limits.bytes // PRESSED_PART
-        self._frame = frame
         self._stats = stats
         self._outbox = self._shared_outbox()
         self._in_step: dict[Subscriber, None] = {}  # ordered, as all of these, so that a run can be repeated
@@ -155,7 +162,7 @@ class Audience:
         if subscriber.outbox is not None:
             return
         outbox = subscriber.outbox = Outbox(
-            self._limits, frame=self._frame, stats=self._stats, is_stream=self.is_stream
+            self._limits, frame=self.framing.frame, stats=self._stats, is_stream=self.is_stream
         )
         if subscriber in self._left:
             del self._left[subscriber]
@@ -200,7 +207,7 @@ class Audience:
     def _seal(self) -> None:
         """Join what those in step have pending; whoever was only waiting for that steps in behind it."""
         self._sealed = self._outbox.drain_packets()
-        self._sealed_data = b"".join([packet.data for packet in self._sealed])
+        self._sealed_data = self.framing.pack([packet.data for packet in self._sealed])
         self._left = self._in_step.copy()
         returning, self._returning = self._returning, {}
         for subscriber in returning:
@@ -215,4 +222,4 @@ class Audience:
     def _shared_outbox(self) -> Outbox:
         # One reader of a stream whose queue is full is closed; the queue of all of them is written instead.
         limits = replace(self._limits, bytes=sys.maxsize) if self.is_stream else self._limits
-        return Outbox(limits, frame=self._frame, stats=self._stats)
+        return Outbox(limits, frame=self.framing.frame, stats=self._stats)

@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 from pgcachewatch.models import Event, Gap, Position
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
-from pgcachewatch_daemon.core.audience import Audience, Share, Subscriber
+from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber
 from pgcachewatch_daemon.core.history import Entry, History, TooOld
 from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Packet, bounded_ev
 from pgcachewatch_daemon.core.stats import HubStats
@@ -83,14 +83,14 @@ class Hub:
         history: History,
         settings: HubSettings,
         *,
-        frame: Callable[[str], bytes],
+        framing: Framing,
         on_dirty: Callable[[], None] = lambda: None,
     ) -> None:
         self.stats = HubStats()
         self.history = history
         self._backplane = backplane
         self._settings = settings
-        self._frame = frame
+        self._framing = framing
         self._on_dirty = on_dirty
         self._directory = Directory()
         self._plain: dict[str, Audience] = {}
@@ -111,18 +111,26 @@ class Hub:
 
     # --- who is there
 
-    def join(self, hello: messages.Hello, wished: Sequence[Subscription | Answer], *, now_ms: float) -> Subscriber:
+    def join(
+        self,
+        hello: messages.Hello,
+        wished: Sequence[Subscription | Answer],
+        *,
+        now_ms: float,
+        framing: Framing | None = None,
+    ) -> Subscriber:
         """Answer a hello: welcome, an answer to each wish, what was missed, a mark. LISTEN on all channels is proven.
 
-        A plain subscription is one that is granted with nothing to say about it.
+        A plain subscription is one that is granted with nothing to say about it. `framing` None is the hub's own.
         """
+        framing = framing or self._framing
         head = self.position
         answers = [Granted(each) if isinstance(each, Subscription) else each for each in wished]
         subscriptions = tuple(each.subscription for each in answers if isinstance(each, Granted))
         is_stream = any(subscription.mode == "stream" for subscription in subscriptions)
-        subscriber = Subscriber(self._outbox(is_stream=is_stream), name=hello.name or "")
+        subscriber = Subscriber(self._outbox(framing, is_stream=is_stream), framing, name=hello.name or "")
         missed = self._missed(hello.resume, head)
-        replay = [] if missed is None else self._replay(missed, subscriptions, hello.resume, head)
+        replay = [] if missed is None else self._replay(missed, subscriptions, hello.resume, head, framing)
         replay_bytes = sum(len(packet.data) for packet in replay)
         if replay_bytes > REPLAY_OUTBOXES * self._settings.outbox.bytes:
             missed, replay = None, []  # more than this connection may hold: an honest flush instead
@@ -138,17 +146,18 @@ class Hub:
         cursor = head.seq
         if missed is not None and hello.resume is not None and not replay:
             cursor = hello.resume.s
-        self._offer(subscriber, self._mark_packet(cursor, head.seq, self._proven_ms))
+        self._offer(subscriber, _mark_packet(framing, cursor, head.seq, self._proven_ms))
         self._enter(subscriber, subscriptions)
         self.stats.clients += 1
         return subscriber
 
     def join_plain(self, channel: str) -> Subscriber:
         """A published client: raw payloads of one channel. LISTEN on it is proven."""
-        subscriber = Subscriber(self._outbox(is_stream=True), plain_channel=channel)
+        framing = self._framing
+        subscriber = Subscriber(self._outbox(framing, is_stream=True), framing, plain_channel=channel)
         audience = self._plain.get(channel)
         if audience is None:
-            audience = self._plain[channel] = self._audience(is_stream=True)
+            audience = self._plain[channel] = self._audience(framing, is_stream=True)
         audience.enter(subscriber)
         self.stats.plain_clients += 1
         return subscriber
@@ -191,13 +200,13 @@ class Hub:
         for group in self._directory.concerned(change):
             items = group.items_for(change)
             if items:
-                text = bounded_ev(group.cursor, seq, items)
-                packet = Packet(self._frame(text), "event", group.cursor, seq, items)
+                audience = group.audience
+                packet = _event_packet(audience.framing, group.cursor, seq, items)
                 group.cursor = seq
-                self._fan_out(group.audience, packet)
+                self._fan_out(audience, packet)
         plain = self._plain.get(channel)
         if plain is not None:
-            self._fan_out(plain, Packet(self._frame(payload), "event"))
+            self._fan_out(plain, Packet(plain.framing.frame(payload), "event"))
 
     def mark(self, as_of_ms: float, snapshot: str | None = None) -> None:
         """A loopback came back: prove freshness to everyone, behind what was published before.
@@ -209,25 +218,26 @@ class Hub:
         head = self.position.seq
         self.stats.marks += 1
         for group in self._directory:
-            packet = self._mark_packet(group.cursor, head, as_of_ms, snapshot if group.has_stamps else None)
+            audience, told = group.audience, snapshot if group.has_stamps else None
+            packet = _mark_packet(audience.framing, group.cursor, head, as_of_ms, told)
             group.cursor = head
-            self._fan_out(group.audience, packet)
+            self._fan_out(audience, packet)
 
     def barrier_passed(self, subscriber: Subscriber, identity: int) -> None:
         """Answer a barrier whose loopback came back."""
         text = codec.encode(messages.Barrierok(id=identity, s=self.position.seq))
-        self._offer(subscriber, Packet(self._frame(text), "barrier"))
+        self._offer(subscriber, Packet(subscriber.framing.frame(text), "barrier"))
 
     def send(self, subscriber: Subscriber, text: str) -> None:
         """Queue a control frame, as the answer to a ping."""
-        self._offer(subscriber, Packet(self._frame(text), "control"))
+        self._offer(subscriber, Packet(subscriber.framing.frame(text), "control"))
 
     def source_lost(self, reason: str, *, now_ms: float) -> None:
         """PostgreSQL is lost: no proof until further notice. Plain readers are closed, so that they see it."""
         self._proven_ms = None
-        packet = Packet(self._frame(codec.encode(messages.Stale(since=now_ms, reason=reason))), "control")
+        text = codec.encode(messages.Stale(since=now_ms, reason=reason))
         for group in self._directory:
-            self._fan_out(group.audience, packet)
+            self._fan_out(group.audience, Packet(group.audience.framing.frame(text), "control"))
         self.close_plain("the database connection was lost; connect again")
 
     def source_restored(self, reason: str) -> None:
@@ -236,18 +246,16 @@ class Hub:
         self.stats.epoch_changes[reason] = self.stats.epoch_changes.get(reason, 0) + 1
         self.history.forget_all()
         text = codec.encode(messages.Reset(e=position.epoch, s=position.seq))
-        packet = Packet(self._frame(text), "reset", position.seq, position.seq)
         for group in self._directory:
             group.cursor = position.seq
-            self._fan_out(group.audience, packet)
+            frame = group.audience.framing.frame(text)
+            self._fan_out(group.audience, Packet(frame, "reset", position.seq, position.seq))
 
     def say_bye(self, code: int, *, reason: str, after_ms: float, jitter_ms: float) -> None:
         """A planned end: everybody is told when to come back, then closed."""
-        packet = Packet(
-            self._frame(codec.encode(messages.Bye(code=code, after_ms=after_ms, jitter_ms=jitter_ms))), "control"
-        )
+        text = codec.encode(messages.Bye(code=code, after_ms=after_ms, jitter_ms=jitter_ms))
         for group in self._directory:
-            self._fan_out(group.audience, packet)
+            self._fan_out(group.audience, Packet(group.audience.framing.frame(text), "control"))
             for subscriber in group.audience.members:
                 self._close(subscriber, CloseWith(code, reason))
         self.close_plain(reason)
@@ -309,15 +317,17 @@ class Hub:
         """Bring a group to the head, so that members may come and go there."""
         head = self.position.seq
         if group.cursor != head:
-            packet = self._mark_packet(group.cursor, head, None)
+            packet = _mark_packet(group.audience.framing, group.cursor, head, None)
             group.cursor = head
             self._fan_out(group.audience, packet)
 
     def _enter(self, subscriber: Subscriber, subscriptions: tuple[Subscription, ...]) -> None:
-        group = self._directory.get(subscriptions)
+        framing = subscriber.framing
+        group = self._directory.get(subscriptions, framing)
         if group is None:
             is_stream = any(each.mode == "stream" for each in subscriptions)
-            group = Group(subscriptions, audience=self._audience(is_stream=is_stream), cursor=self.position.seq)
+            audience = self._audience(framing, is_stream=is_stream)
+            group = Group(subscriptions, audience=audience, cursor=self.position.seq)
             self._directory.add(group)
         self._align(group)
         group.audience.enter(subscriber)
@@ -370,6 +380,7 @@ class Hub:
         subscriptions: tuple[Subscription, ...],
         resume: messages.Resume | None,
         head: Position,
+        framing: Framing,
     ) -> list[Packet]:
         """One conflated set for invalidate mode, then each event for stream mode; the last one reaches the head.
 
@@ -385,24 +396,15 @@ class Hub:
         for entry in missed:
             conflation.add(invalidate.items_for(entry.change), self._settings.outbox, HubStats())
             if items := stream.items_for(entry.change):
-                packets.append(self._event_packet(cursor, entry.seq, items))
+                packets.append(_event_packet(framing, cursor, entry.seq, items))
                 cursor = entry.seq
         if conflation.has_changes:
             seq = resume.s if packets else head.seq
             cursor = cursor if packets else head.seq
-            packets.insert(0, self._event_packet(resume.s, seq, conflation.items()))
+            packets.insert(0, _event_packet(framing, resume.s, seq, conflation.items()))
         if packets and cursor != head.seq:
-            packets.append(self._mark_packet(cursor, head.seq, None))
+            packets.append(_mark_packet(framing, cursor, head.seq, None))
         return packets
-
-    # --- packets
-
-    def _event_packet(self, previous: int, seq: int, items: Sequence[codec.Item]) -> Packet:
-        return Packet(self._frame(bounded_ev(previous, seq, items)), "event", previous, seq, items)
-
-    def _mark_packet(self, previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None) -> Packet:
-        text = codec.encode_mark(previous, seq, as_of_ms, snapshot)
-        return Packet(self._frame(text), "mark", previous, seq, as_of_ms=as_of_ms)
 
     def _welcome(self, head: Position, now_ms: float, *, resumed: bool) -> messages.Welcome:
         settings = self._settings
@@ -410,11 +412,11 @@ class Hub:
             e=head.epoch, s=head.seq, resumed=resumed, now=now_ms, hb_ms=settings.heartbeat_ms, node=settings.node
         )
 
-    def _outbox(self, *, is_stream: bool) -> Outbox:
-        return Outbox(self._settings.outbox, frame=self._frame, stats=self.stats, is_stream=is_stream)
+    def _outbox(self, framing: Framing, *, is_stream: bool) -> Outbox:
+        return Outbox(self._settings.outbox, frame=framing.frame, stats=self.stats, is_stream=is_stream)
 
-    def _audience(self, *, is_stream: bool) -> Audience:
-        return Audience(self._settings.outbox, frame=self._frame, stats=self.stats, is_stream=is_stream)
+    def _audience(self, framing: Framing, *, is_stream: bool) -> Audience:
+        return Audience(self._settings.outbox, framing, stats=self.stats, is_stream=is_stream)
 
     def _control(self, subscriber: Subscriber, message: messages.Message) -> None:
         self.send(subscriber, codec.encode(message))
@@ -455,3 +457,14 @@ class Hub:
         self._dirty_apart[subscriber] = None
         if not had_work:
             self._on_dirty()
+
+
+def _event_packet(framing: Framing, previous: int, seq: int, items: Sequence[codec.Item]) -> Packet:  # hot path
+    return Packet(framing.frame(bounded_ev(previous, seq, items)), "event", previous, seq, items)
+
+
+def _mark_packet(
+    framing: Framing, previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None
+) -> Packet:
+    text = codec.encode_mark(previous, seq, as_of_ms, snapshot)
+    return Packet(framing.frame(text), "mark", previous, seq, as_of_ms=as_of_ms)

@@ -1,8 +1,8 @@
 """Which connections want which change, and the wire items it becomes for them.
 
-Connections with identical subscription sets form one Group: their sids were given in the same order, so one encoding
-serves them all. The Directory finds the groups that a change may concern by channel and table, so that a change costs
-nothing to those it does not.
+Connections with identical subscription sets, and one framing, form one Group: their sids were given in the same order,
+so one encoding serves them all. The Directory finds the groups that a change may concern by channel and table, so that
+a change costs nothing to those it does not.
 
 Matching errs towards telling (W-SUB-4): what the change does not say counts as a match. A Gap is told to every
 subscription its scope may concern, as an item with key null. A subscription that names columns is told keys made of
@@ -19,7 +19,7 @@ from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.codec import Item
 from pgcachewatch.protocol.messages import OP_CODES
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.audience import Audience
+from pgcachewatch_daemon.core.audience import Audience, Framing
 
 ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one with key null
 
@@ -174,7 +174,7 @@ class Directory:
     """All groups, and the indexes that find those a change may concern."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[Subscription, ...], Group] = {}
+        self._groups: dict[tuple[tuple[Subscription, ...], Framing], Group] = {}
         self._by_table: Index = {}  # by (channel, table)
         self._by_channel: Index = {}  # by channel: groups that want the whole of it
         self._in_channel: Index = {}  # by channel: groups that want anything of it
@@ -182,17 +182,17 @@ class Directory:
     def __iter__(self) -> Iterator[Group]:
         return iter(self._groups.values())
 
-    def get(self, subscriptions: tuple[Subscription, ...]) -> Group | None:
-        return self._groups.get(subscriptions)
+    def get(self, subscriptions: tuple[Subscription, ...], framing: Framing) -> Group | None:
+        return self._groups.get((subscriptions, framing))
 
     def add(self, group: Group) -> None:
-        self._groups[group.subscriptions] = group
+        self._groups[group.subscriptions, group.audience.framing] = group
         for index, key in self._places(group):
             index.setdefault(key, {})[group] = None
 
     def remove(self, group: Group) -> None:
         """Forget a group without members."""
-        del self._groups[group.subscriptions]
+        del self._groups[group.subscriptions, group.audience.framing]
         for index, key in self._places(group):
             there = index[key]
             there.pop(group, None)

@@ -9,19 +9,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pgcachewatch_daemon.core.audience import Audience, Subscriber
+from pgcachewatch_daemon.core.audience import Audience, Framing, Subscriber
 from pgcachewatch_daemon.core.outbox import Outbox, OutboxLimits, Packet
 from pgcachewatch_daemon.core.stats import HubStats
 
 ROOMY = OutboxLimits()
+FRAMING = Framing(str.encode)
 
 
 def audience_of(limits: OutboxLimits = ROOMY, *, is_stream: bool = False) -> Audience:
-    return Audience(limits, frame=str.encode, stats=HubStats(), is_stream=is_stream)
+    return Audience(limits, FRAMING, stats=HubStats(), is_stream=is_stream)
 
 
 def entered(audience: Audience, limits: OutboxLimits = ROOMY) -> Subscriber:
-    subscriber = Subscriber(Outbox(limits, frame=str.encode, stats=HubStats()))
+    subscriber = Subscriber(Outbox(limits, frame=str.encode, stats=HubStats()), FRAMING)
     audience.enter(subscriber)
     return subscriber
 

@@ -22,7 +22,7 @@ from pgcachewatch.protocol.client_session import (
 )
 from pgcachewatch.protocol.relay_session import Opened as RelayOpened
 from pgcachewatch.protocol.relay_session import RelaySession, Subscribed, Unsubscribed
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.outbox import OutboxLimits
@@ -45,7 +45,7 @@ def make_hub(
         MemoryBackplane(lambda: next(epochs)),
         History(history or HistoryLimits()),
         HubSettings("node", 500.0, outbox or OutboxLimits()),
-        frame=frame,
+        framing=Framing(frame),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from pgcachewatch.models import Gap, Scope
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import Subscription
+from pgcachewatch_daemon.core.audience import Framing
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
@@ -14,7 +15,10 @@ from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 
 def make_hub() -> Hub:
     return Hub(
-        MemoryBackplane(lambda: "0" * 16), History(HistoryLimits()), HubSettings("node", 500.0), frame=str.encode
+        MemoryBackplane(lambda: "0" * 16),
+        History(HistoryLimits()),
+        HubSettings("node", 500.0),
+        framing=Framing(str.encode),
     )
 
 

@@ -11,7 +11,7 @@ from pgcachewatch.models import Event, Position
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
-from pgcachewatch_daemon.core.audience import Subscriber
+from pgcachewatch_daemon.core.audience import Framing, Subscriber
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
@@ -33,7 +33,7 @@ class Hall:
             MemoryBackplane(lambda: next(epochs)),
             History(HistoryLimits(events=20)),
             HubSettings("node", 500.0, OutboxLimits(bytes=1_000, keys=1)),
-            frame=str.encode,
+            framing=Framing(str.encode),
         )
 
     def join(self, *subscriptions: Subscription, resume: Position | None = None) -> Subscriber:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pgcachewatch.models import Event, Gap, Scope
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.audience import Audience
+from pgcachewatch_daemon.core.audience import Audience, Framing
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.stats import HubStats
 from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group, Wishes, told_keys
 
-NOBODY = Audience(OutboxLimits(), frame=str.encode, stats=HubStats(), is_stream=False)
+NOBODY = Audience(OutboxLimits(), Framing(str.encode), stats=HubStats(), is_stream=False)
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 
