@@ -19,10 +19,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pgcachewatch.models import EVERYTHING, Event, Gap, Scope
 from pgcachewatch.protocol.relay_session import Subscription
-from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
@@ -52,6 +52,13 @@ class InspectionStats:
     gaps: int = 0
 
 
+class Publisher(Protocol):
+    """The part of the hub that tells of changes."""
+
+    def publish(self, change: Event | Gap, *, channel: str, payload: str, now_s: float) -> None: ...
+    def close_plain(self, reason: str) -> None: ...
+
+
 class Inspection:
     """`channel` is the relay's default one, `now_s` its monotonic clock, `hasten` asks for a look.
 
@@ -60,7 +67,7 @@ class Inspection:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: Publisher,
         *,
         channel: str,
         now_s: Callable[[], float],
@@ -105,13 +112,7 @@ class Inspection:
 
     def tell(self, assessment: Assessment, began_s: float) -> None:
         """Publish what is in doubt, and go by this look, which began at `began_s`, from now on."""
-        self._last = assessment
-        self._began_s = began_s
-        self._read_at_s = self._now_s()
-        self._advised = 0
-        self._distrusted = {}
-        for schema, table in assessment.distrusted:
-            self._distrusted.setdefault(table, set()).add(schema)
+        self._go_by(assessment, began_s)
         counts = Counter(finding.kind for finding in assessment.findings)
         self.stats.findings = {kind: counts[kind] for kind in KINDS}
         self._log(assessment)
@@ -121,6 +122,21 @@ class Inspection:
             self._publish(doubt)
         if assessment.retyped:
             self._retyped(assessment.retyped)
+
+    def adopt(self, assessment: Assessment, began_s: float) -> None:
+        """Go by the look of another process, which has published what it means."""
+        self._go_by(assessment, began_s)
+        if assessment.retyped:
+            self._retyped(assessment.retyped)
+
+    def _go_by(self, assessment: Assessment, began_s: float) -> None:
+        self._last = assessment
+        self._began_s = began_s
+        self._read_at_s = self._now_s()
+        self._advised = 0
+        self._distrusted = {}
+        for schema, table in assessment.distrusted:
+            self._distrusted.setdefault(table, set()).add(schema)
 
     def _publish(self, doubt: Doubt) -> None:
         self.stats.gaps += 1

@@ -113,7 +113,7 @@ class Reception:
         admission: Admission,
         source: Channels,
         checks: Callable[[], Sequence[Check]],
-        render_metrics: Callable[[], Answer],
+        show_metrics: Callable[[Callable[[Answer], None]], None],
         now_s: Callable[[], float],
     ) -> None:
         self._options = options
@@ -124,7 +124,7 @@ class Reception:
         self._admission = admission
         self._source = source
         self._checks = checks
-        self._render_metrics = render_metrics
+        self._show_metrics = show_metrics
         self._now_s = now_s
         self._is_draining = False
         self._listened_since: dict[str, int] = {}  # channel -> the position from which on its events are in the log
@@ -145,6 +145,10 @@ class Reception:
             elif subscriber.group is not None:
                 channels.update(each.channel for each in subscriber.group.subscriptions)
         return channels
+
+    def listened(self, channel: str, since: int) -> None:
+        """Another process made the relay listen to it: the log has its events from this position on."""
+        self._listened_since.setdefault(channel, since)
 
     def source_lost(self) -> None:
         """Whoever still waits for LISTEN is sent away; who joined hears of it from the hub."""
@@ -206,7 +210,7 @@ class Reception:
             case Page.UP:
                 self._answer(connection, http.up(self._checks()))
             case Page.METRICS:
-                self._answer(connection, self._render_metrics())
+                self._show_metrics(partial(self._answer, connection))
             case Page.PROTOCOL:
                 self._enter_protocol(connection)
             case Page.PLAIN:

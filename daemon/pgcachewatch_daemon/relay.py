@@ -16,38 +16,36 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
-import platform
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap, Scope
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Hub, HubSettings
+from pgcachewatch_daemon.core.hub import Backplane, Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
-from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
+from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits, LoopbackResult
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
 from pgcachewatch_daemon.departures import PLAIN, Departures
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
-from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
-from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions
+from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
-from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
-
-LAG_SAMPLE_S = 0.5
-UNREADABLE_LOG_S = 60.0
+from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, source_readings
+from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
+from pgcachewatch_daemon.unreadable import UnreadableLog
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ logger = logging.getLogger(__name__)
 class RelayOptions:
     """Plain values for every part; config/pgcachewatch.toml says what each is for.
 
-    `node` empty: the host's name. `catalogue` without a DSN: the source's.
+    `node` empty: the host's name. `catalogue` without a DSN: the source's. `workers` above 1: see workers/primary.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +65,7 @@ class RelayOptions:
     subscriptions_limit: int = 1_000
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
+    workers: int = 1
     source: SourceOptions = field(default_factory=SourceOptions)
     catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
     sockets: SocketLimits = field(default_factory=SocketLimits)
@@ -74,6 +73,31 @@ class RelayOptions:
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     barriers: LoopbackLimits = field(default_factory=LoopbackLimits)
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+
+
+class Source(Channels, Protocol):
+    """Where changes come from: PostgreSQL, or for a worker the primary (workers/upstream)."""
+
+    stats: SourceStats
+    since_s: float
+
+    @property
+    def proof_limit_s(self) -> float: ...
+    def retain(self, channels: Iterable[str]) -> None: ...
+    def start(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Watcher(Protocol):
+    """Where the catalogue comes from."""
+
+    stats: CatalogueStats
+
+    def hasten(self) -> None: ...
+    def source_up(self) -> None: ...
+    def source_lost(self) -> None: ...
+    def start(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 class Relay:
@@ -88,7 +112,7 @@ class Relay:
         self._tokens = Tokens(options.barriers)
         self._admission = Admission(options.admission)
         self._hub = Hub(
-            MemoryBackplane(lambda: secrets.token_hex(8)),
+            self._make_backplane(),
             History(options.history),
             HubSettings(options.node or socket.gethostname(), options.source.heartbeat_s * 1_000, options.outbox),
             framing=PLAIN,
@@ -96,7 +120,7 @@ class Relay:
         )
         self._socket_stats = SocketStats()
         self._departures = Departures(self._hub, self._socket_stats)
-        self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
+        self._source = self._make_source()
         self._barriers = Barriers(
             self._hub,
             self._loopback,
@@ -111,12 +135,7 @@ class Relay:
             hasten=lambda: self._watcher.hasten(),
             retyped=lambda tables: self._reception.retyped(tables),
         )
-        self._watcher = CatalogueWatcher(
-            replace(options.catalogue, dsn=options.catalogue.dsn or options.source.dsn),
-            judge=self._inspection.assess,
-            tell=self._inspection.tell,
-            clock=time.monotonic,
-        )
+        self._watcher = self._make_watcher()
         self._reception = Reception(
             ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
             hub=self._hub,
@@ -126,22 +145,35 @@ class Relay:
             admission=self._admission,
             source=self._source,
             checks=self.checks,
-            render_metrics=self._render_metrics,
+            show_metrics=self._show_metrics,
             now_s=time.monotonic,
         )
-        self._server = WebSocketServer(
-            self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats
-        )
+        self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats)
         self._exposition = Exposition(self.readings)
         self._loopback_seconds = Histogram()
         self._barrier_seconds = Histogram()
-        self._lag_seconds = Histogram()
-        self._lag_timer: asyncio.TimerHandle | None = None
-        self._unreadable_logged_s: dict[str, float] = {}
+        self._lag = LoopLag()
+        self._unreadable = UnreadableLog()
         self._last_loss = "start"
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._draining_since_s: float | None = None
+
+    # --- parts that a worker has others of
+
+    def _make_backplane(self) -> Backplane:
+        return MemoryBackplane(lambda: secrets.token_hex(8))
+
+    def _make_source(self) -> Source:
+        return PostgresSource(self.options.source, self._loopback, self, clock=time.monotonic)
+
+    def _make_watcher(self) -> Watcher:
+        return CatalogueWatcher(
+            replace(self.options.catalogue, dsn=self.options.catalogue.dsn or self.options.source.dsn),
+            judge=self._inspection.assess,
+            tell=self._inspection.tell,
+            clock=time.monotonic,
+        )
 
     # --- life
 
@@ -157,9 +189,7 @@ class Relay:
     async def start(self) -> None:
         """Bind and begin. Raises OSError when the address can not be had; PostgreSQL need not be there yet."""
         await self._server.start(self.options.host, self.options.port)
-        self._lag_timer = asyncio.get_running_loop().call_later(
-            LAG_SAMPLE_S, self._sample_lag, time.monotonic() + LAG_SAMPLE_S
-        )
+        self._lag.start()
         # Listened to from the first connection on: what a client of the default channel resumes from is whole.
         wanted = self._source.ensure_channel(self.options.channel)
         wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -197,8 +227,7 @@ class Relay:
     async def close(self) -> None:
         """End everything at once; harmless when called twice."""
         self._stopping.set()
-        if self._lag_timer is not None:
-            self._lag_timer.cancel()
+        self._lag.close()
         await self._watcher.close()
         await self._source.close()
         await self._server.close()
@@ -224,7 +253,7 @@ class Relay:
         now_s = time.monotonic()
         change = self._intake.read(channel, payload, received_at=datetime.datetime.now(tz=datetime.UTC))
         if isinstance(change, Gap):
-            self._log_unreadable(channel, change, now_s)
+            self._unreadable.note(channel, change, now_s=now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
         if self._hub.is_pressed:
             self._departures.flush_all()
@@ -237,15 +266,18 @@ class Relay:
         result = self._loopback.returned(payload)
         if isinstance(result, Ignored):
             return
+        self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
+        self._prove(result)
+        if self._loopback.has_waiting:
+            self._source.hasten()
+
+    def _prove(self, result: LoopbackResult) -> None:
         now_ms = time.monotonic() * 1_000
-        self._loopback_seconds.observe((now_ms - result.as_of_ms) / 1_000)
         self._hub.mark(result.as_of_ms, result.snapshot)
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
         self._barriers.looped_back(result)
         self._departures.flush()  # not in the next iteration: somebody waits for this
-        if self._loopback.has_waiting:
-            self._source.hasten()
 
     def token_notified(self, token: str) -> None:
         self._barriers.token_notified(token)
@@ -272,12 +304,6 @@ class Relay:
         self._reception.source_lost()
         self._source.retain({self.options.channel, *self._reception.live_channels()})
 
-    def _log_unreadable(self, channel: str, gap: Gap, now_s: float) -> None:
-        kind = gap.detail.partition(":")[0]
-        if now_s - self._unreadable_logged_s.get(kind, -UNREADABLE_LOG_S) >= UNREADABLE_LOG_S:
-            self._unreadable_logged_s[kind] = now_s
-            logger.warning("notification unreadable, a gap took its place channel=%r detail=%s", channel, gap.detail)
-
     # --- what others may see
 
     def checks(self) -> Sequence[Check]:
@@ -296,76 +322,30 @@ class Relay:
 
     def readings(self) -> Mapping[str, Reading]:
         """The values of io/metrics.METRICS at this moment."""
-        now_s = time.monotonic()
-        source, hub, sockets = self._source.stats, self._hub.stats, self._server.stats
         loopback = next(check for check in self.checks() if check.name == "loopback")
-        return {
-            "source_up": float(self._source.is_up),
-            "source_connects": source.connects,
-            "source_connect_failures": source.connect_failures,
-            "source_losses": _labelled(source.losses),
-            "source_channels": source.channels,
-            "notify_queue_usage_ratio": source.queue_usage,
-            "loopback_age_seconds": loopback.since_s,
-            "loopback_seconds": self._loopback_seconds,
-            "barrier_seconds": self._barrier_seconds,
-            "token_barriers": {
-                ("passed",): self._tokens.stats.passed,
-                ("lost",): self._tokens.stats.lost,
-                ("refused",): self._tokens.stats.refused,
-            },
-            "drift_findings": _labelled(self._inspection.stats.findings),
-            "drift_gaps": self._inspection.stats.gaps,
-            "drift_checks": _labelled(self._watcher.stats.looks),
-            "catalogue_age_seconds": self._inspection.age_s,
-            "epoch_changes": _labelled(hub.epoch_changes),
-            "events_received": self._intake.stats.received - sum(self._intake.stats.invalid.values()),
-            "gaps_received": _labelled(self._intake.stats.invalid),
-            "handler_failures": source.handler_failures,
-            "history_events": self._hub.history.events,
-            "history_bytes": self._hub.history.size_bytes,
-            "history_age_seconds": self._hub.history.oldest_age_s(now_s),
-            "clients": {("v1",): hub.clients, ("plain",): hub.plain_clients},
-            "subscriptions": {
-                ("invalidate",): hub.subscriptions_invalidate,
-                ("stream",): hub.subscriptions_stream,
-            },
-            "frames_sent": sockets.frames,
-            "bytes_sent": sockets.bytes,
-            "writes": sockets.writes,
-            "conflations": {
-                ("key",): hub.conflated_key,
-                ("subscription",): hub.conflated_subscription,
-                ("everything",): hub.conflated_everything,
-            },
-            "write_stalls": sockets.write_stalls,
-            "disconnects": _labelled(sockets.disconnects),
-            "refusals": _labelled(sockets.refusals),
-            "evicted_handshakes": sockets.evicted_handshakes,
-            "resumes": {
-                ("resumed",): hub.resumed,
-                ("epoch",): hub.not_resumed_epoch,
-                ("history",): hub.not_resumed_history,
-            },
-            "event_loop_lag_seconds": self._lag_seconds,
-            "build_info": {(_version(), platform.python_version()): 1.0},
-        }
+        history = self._hub.history
+        return self.client_readings() | source_readings(
+            self._source.stats,
+            is_up=self._source.is_up,
+            loopback_age_s=loopback.since_s,
+            loopback_seconds=self._loopback_seconds,
+            intake=self._intake.stats,
+            inspection=self._inspection,
+            catalogue=self._watcher.stats,
+            epoch_changes=self._hub.stats.epoch_changes,
+            log=LogReading(history.events, history.size_bytes, history.oldest_age_s(time.monotonic())),
+            workforce=Workforce(),
+        )
 
-    def _render_metrics(self) -> Answer:
-        return Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render())
+    def client_readings(self) -> dict[str, Reading]:
+        """Those of them that tell of clients."""
+        return client_readings(
+            self._hub.stats,
+            self._server.stats,
+            self._tokens.stats,
+            barrier_seconds=self._barrier_seconds,
+            lag_seconds=self._lag.seconds,
+        )
 
-    def _sample_lag(self, due_s: float) -> None:
-        now_s = time.monotonic()
-        self._lag_seconds.observe(max(0.0, now_s - due_s))
-        self._lag_timer = asyncio.get_running_loop().call_later(LAG_SAMPLE_S, self._sample_lag, now_s + LAG_SAMPLE_S)
-
-
-def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, ...], float]:
-    return {(str(label),): float(count) for label, count in counts.items()}
-
-
-def _version() -> str:
-    try:
-        return version("pgcachewatch")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "unknown"
+    def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
+        answer(Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render()))

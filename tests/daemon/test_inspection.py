@@ -231,3 +231,16 @@ def test_the_age_of_the_catalogue_counts_from_the_last_look() -> None:
     stage.now_s += 5.0
     ages.append(stage.inspection.age_s)
     assert ages == [0.0, 5.0]
+
+
+def test_a_look_of_another_process_is_gone_by_and_publishes_nothing() -> None:
+    stage = Stage()
+    assessment = replace(stage.inspection.assess(WRONG), retyped=frozenset({"users"}))
+    stage.inspection.adopt(assessment, 101.0)
+    assert stage.hub.position.seq == 0
+    assert stage.inspection.stats.gaps == 0
+    assert stage.retyped == [frozenset({"users"})]
+    answer = stage.judge("users", "id")
+    assert isinstance(answer, Accepted)
+    assert answer.types == ("int8",)
+    assert "raise no event" in (answer.notice or "")

@@ -94,6 +94,11 @@ class History:
         missed = itertools.takewhile(lambda entry: entry.seq > seq, reversed(self._entries))
         return Replay(tuple(missed)[::-1])
 
+    def begin_after(self, seq: int) -> None:
+        """Forget everything; what is appended next follows `seq`."""
+        self.forget_all()
+        self._floor = seq
+
     def forget_all(self) -> None:
         """A new epoch begins at sequence 0."""
         self._entries.clear()

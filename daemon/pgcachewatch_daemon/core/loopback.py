@@ -140,6 +140,19 @@ class Loopback:
         self.stats.barriers += len(served)
         return LoopbackResult(self._started_ms, served, _bounded(snapshot) if snapshot else None)
 
+    def proven(self, as_of_ms: float, snapshot: str | None = None) -> LoopbackResult:
+        """Another process's loopback, sent at `as_of_ms`, came back; both go by one monotonic clock.
+
+        It serves each barrier that was asked for by then, as one that was started here at that instant would have.
+        """
+        self.last_as_of_ms = as_of_ms
+        served = tuple(wait for wait in self._waiting if wait.asked_ms <= as_of_ms)
+        self._waiting = [wait for wait in self._waiting if wait.asked_ms > as_of_ms]
+        for wait in served:
+            self._forget(wait)
+        self.stats.barriers += len(served)
+        return LoopbackResult(as_of_ms, served, snapshot)
+
     def overdue(self, now_ms: float, *, limit_ms: float) -> bool:
         """The one in flight has not come back within `limit_ms`: the session receives nothing."""
         return self._nonce is not None and now_ms - self._started_ms > limit_ms

@@ -45,6 +45,15 @@ class Lost:
     """PostgreSQL is lost, and what its transaction notified with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is known of tokens, for another process that is to go on from here; nobody's barriers."""
+
+    since_ms: float | None
+    seen: dict[str, float]
+    arriving: dict[str, float]
+
+
 class Tokens:
     """See the module. Instants are the relay's monotonic clock in milliseconds.
 
@@ -83,6 +92,16 @@ class Tokens:
         lost = [wait for token in tuple(self._waiting) for wait in self._release(token)]
         self.stats.lost += len(lost)
         return lost
+
+    def memory(self) -> Memory:
+        """A copy of what is known."""
+        return Memory(self._since_ms, dict(self._seen), dict(self._arriving))
+
+    def remember(self, memory: Memory) -> None:
+        """Go on from what another process knew; nobody waits yet."""
+        self._since_ms = memory.since_ms
+        self._seen = dict(memory.seen)
+        self._arriving = dict(memory.arriving)
 
     def arrived(self, token: str, *, now_ms: float) -> bool:
         """A notification on the token's channel. True when somebody waits for it to settle."""

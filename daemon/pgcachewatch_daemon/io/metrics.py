@@ -43,6 +43,14 @@ class Histogram:
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
+    @classmethod
+    def of(cls, bounds: Sequence[float], counts: Sequence[int], total: float) -> Histogram:
+        """One with these counts, as many as bounds and one for what is above them."""
+        histogram = cls(bounds)
+        histogram.counts = list(counts)
+        histogram.total = total
+        return histogram
+
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
@@ -109,7 +117,10 @@ METRICS: tuple[Row, ...] = (
     Row("refusals", "counter", "Requests refused before the upgrade by HTTP status", ("status",)),
     Row("evicted_handshakes", "counter", "Sockets dropped because too many were silent"),
     Row("resumes", "counter", "Clients that came back", ("result",)),
-    Row("event_loop_lag_seconds", "histogram", "How late a timer of the relay's event loop runs"),
+    Row("event_loop_lag_seconds", "histogram", "How late a timer of the relay's event loop runs; of all its processes"),
+    Row("workers", "gauge", "Processes that serve clients now"),
+    Row("worker_restarts", "counter", "Workers that ended unasked and were replaced"),
+    Row("worker_silences", "counter", "Times a worker did not answer a scrape in time; its gauges were left out"),
     Row("build_info", "gauge", "Always 1; the labels say what runs", ("version", "python")),
 )
 
@@ -165,7 +176,8 @@ def render_table() -> str:
         "# Metrics of the relay",
         "",
         "Generated from the table in `io/metrics.py`: `python -m pgcachewatch_daemon.io.metrics`. The process and the",
-        "interpreter are described by the usual `process_*` and `python_info`.",
+        "interpreter are described by the usual `process_*` and `python_info`; with several workers these are the",
+        "primary's, which holds the LISTEN connection, and everything else is the sum over all processes.",
         "",
         "| name | type | labels | meaning |",
         "|---|---|---|---|",

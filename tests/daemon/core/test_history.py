@@ -56,3 +56,15 @@ def test_a_replay_is_never_partial(count: int, limit: int, seq: int) -> None:
         assert [entry.seq for entry in answer.entries] == list(range(min(seq, count) + 1, count + 1))
     else:
         assert min(seq, count) < count - limit
+
+
+def test_a_history_that_begins_later_knows_nothing_from_before() -> None:
+    history = filled(HistoryLimits(), 3)
+    history.begin_after(7)
+    assert history.since(6) == TooOld(7)
+    assert history.since(7) == Replay(())
+    history.append(8, GAP, payload_bytes=0, now_s=8.0)
+    answer = history.since(7)
+    assert isinstance(answer, Replay)
+    assert [entry.seq for entry in answer.entries] == [8]
+    assert history.events == 1

@@ -98,3 +98,25 @@ def test_the_snapshot_that_came_back_is_told_within_its_bound(behind: str, snaps
     one = loopback()
 
     assert returned(one, one.start(now_ms=1.0) + behind).snapshot == snapshot
+
+
+@pytest.mark.rule("W-BARRIER-1")
+def test_the_proof_of_another_process_serves_what_was_asked_for_by_then() -> None:
+    one = loopback()
+    for number, asked_ms in enumerate((1.0, 2.0, 2.5), 1):
+        one.request("a", number, now_ms=asked_ms)
+    result = one.proven(2.0, "10:20:")
+    assert [wait.id for wait in result.barriers] == [1, 2]
+    assert (result.as_of_ms, result.snapshot, one.last_as_of_ms) == (2.0, "10:20:", 2.0)
+    assert one.has_waiting
+    assert [wait.id for wait in one.proven(3.0).barriers] == [3]
+    assert one.stats.barriers == 3
+    assert one.proven(4.0).barriers == ()
+
+
+def test_what_another_process_proved_gives_its_subscriber_room_again() -> None:
+    one = loopback(LoopbackLimits(barriers_per_subscriber=1))
+    one.request("a", 1, now_ms=1.0)
+    assert one.request("a", 2, now_ms=1.0) == Full(1)
+    one.proven(1.0)
+    assert one.request("a", 3, now_ms=2.0) is None

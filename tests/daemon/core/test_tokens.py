@@ -158,3 +158,36 @@ def test_waiting_is_bounded_in_all_and_for_one_connection_and_ends_with_it() -> 
     for identity in (4, 5):
         assert isinstance(tokens.request("c", identity, token(2), now_ms=3.0), Awaited)
     assert tokens.stats.refused == 2
+
+
+@pytest.mark.rule("W-BARRIER-2")
+def test_one_that_goes_on_from_another_s_memory_answers_as_that_one_would() -> None:
+    first = listening()
+    first.arrived(token(1), now_ms=1.0)
+    first.settled()
+    first.arrived(token(2), now_ms=2.0)
+    second = Tokens(LoopbackLimits())
+    second.remember(first.memory())
+    assert second.request("a", 1, token(1), now_ms=3.0) == Passed()
+    assert second.request("a", 2, token(2), now_ms=3.0) == Awaited(needs_proof=True)
+    assert second.request("a", 3, token(3), now_ms=3.0) == Awaited(needs_proof=False)
+    assert who(second.settled()) == [("a", 2)]
+
+
+def test_a_memory_is_a_copy() -> None:
+    first = listening()
+    memory = first.memory()
+    first.arrived(token(1), now_ms=1.0)
+    assert not memory.arriving
+    second = Tokens(LoopbackLimits())
+    second.remember(memory)
+    second.arrived(token(2), now_ms=1.0)
+    assert not memory.arriving
+
+
+def test_one_that_goes_on_while_the_source_is_lost_has_lost_them_too() -> None:
+    first = listening()
+    first.source_lost()
+    second = Tokens(LoopbackLimits())
+    second.remember(first.memory())
+    assert second.request("a", 1, token(1), now_ms=1.0) == Lost()

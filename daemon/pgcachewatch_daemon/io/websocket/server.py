@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+import socket
+from collections.abc import Callable, Collection, Sequence
 
 from websockets.frames import CloseCode
 
@@ -35,7 +36,7 @@ class WebSocketServer:
         stats: SocketStats | None = None,
     ) -> None:
         self._shared = Shared(application, limits, clock, stats or SocketStats())
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self.port = 0
 
@@ -48,12 +49,31 @@ class WebSocketServer:
         """Every open socket, also those that only ask for /metrics."""
         return self._shared.connections
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError when the address can not be had; `port` 0 takes a free one."""
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+        """Listen. Raises OSError when the address can not be had; `port` 0 takes a free one.
+
+        `reuse_port`: beside other processes that do the same; the kernel gives each its part of the connections.
+        """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._shared), host, port, backlog=BACKLOG)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        self._sweep()
+        # None and not False: uvloop and asyncio leave the option alone then, also where there is none.
+        shared = True if reuse_port else None
+        server = await loop.create_server(self._connection, host, port, backlog=BACKLOG, reuse_port=shared)
+        self._began(server)
+
+    async def start_on(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept from sockets that are bound already, and that other processes may accept from too."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._began(await loop.create_server(self._connection, sock=each, backlog=BACKLOG))
+
+    def _connection(self) -> Connection:
+        return Connection(self._shared)
+
+    def _began(self, server: asyncio.Server) -> None:
+        self._servers.append(server)
+        self.port = int(server.sockets[0].getsockname()[1])
+        if self._sweeper is None:
+            self._sweep()
 
     async def until_empty(self, timeout_s: float) -> bool:
         """Wait for each connection to end by itself; False when some are still there after `timeout_s`."""
@@ -64,18 +84,24 @@ class WebSocketServer:
             return False
         return True
 
+    def stop_listening(self) -> None:
+        """Leave new connections to others; those there are go on."""
+        for server in self._servers:
+            server.close()
+
     async def close(self) -> None:
         """Stop listening, cut what is left, and wait until each socket is closed."""
-        if self._server is None:
+        if not self._servers:
             return
-        self._server.close()
+        self.stop_listening()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in tuple(self.connections):
             connection.abort(CloseCode.GOING_AWAY)
         await self._shared.emptied.wait()
-        await self._server.wait_closed()
-        self._server = None
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
 
     def _sweep(self) -> None:
         limits = self._shared.limits

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.daemon.io.websocket.site import Site, closed, handshake, serving, status, v1
+from pgcachewatch_daemon.io.websocket import SocketLimits, WebSocketServer
+from tests.daemon.io.websocket.site import Echo, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
+
+ANSWER = b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def test_a_request_that_is_never_finished_times_out_with_408() -> None:
@@ -84,3 +90,49 @@ async def test_closing_the_server_ends_idle_connections_at_once(site: Site) -> N
         with pytest.raises(ConnectionClosed):
             await client.recv()
     assert not site.server.connections
+
+
+@asynccontextmanager
+async def another(start: Callable[[WebSocketServer], Awaitable[None]]) -> AsyncIterator[Site]:
+    """A server that is started in a way of the test's own."""
+    loop = asyncio.get_running_loop()
+    application = Echo(loop.time)
+    server = WebSocketServer(application, SocketLimits(), clock=loop.time)
+    await start(server)
+    try:
+        yield Site(server, application)
+    finally:
+        await server.close()
+
+
+def beside(port: int) -> Callable[[WebSocketServer], Awaitable[None]]:
+    return lambda server: server.start("127.0.0.1", port, reuse_port=True)
+
+
+async def test_of_two_that_reuse_a_port_one_that_stops_listening_leaves_it_to_the_other() -> None:
+    async with another(beside(0)) as first, another(beside(first.server.port)) as second:
+        assert first.server.port == second.server.port
+        first.server.stop_listening()
+        for _ in range(20):  # the first would get half of them, if it still had its part
+            assert status(await second.raw(ANSWER)) == 200
+        assert second.server.stats.writes >= 20
+
+
+async def test_a_port_that_is_not_to_be_shared_is_refused() -> None:
+    async with another(beside(0)) as site:
+        server = WebSocketServer(site.application, SocketLimits(), clock=asyncio.get_running_loop().time)
+        with pytest.raises(OSError, match="in use"):
+            await server.start("127.0.0.1", site.server.port)
+        await server.close()
+
+
+async def test_sockets_that_another_process_has_bound_are_accepted_from() -> None:
+    with socket.socket() as bound, socket.socket() as other:
+        for each in (bound, other):
+            each.bind(("127.0.0.1", 0))
+            each.listen()
+        copies = [bound.dup(), other.dup()]
+        async with another(lambda server: server.start_on(copies)) as site:
+            for each in (bound, other):
+                site.server.port = each.getsockname()[1]
+                assert status(await site.raw(ANSWER)) == 200

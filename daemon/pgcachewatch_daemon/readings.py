@@ -1,0 +1,120 @@
+"""The values of io/metrics.METRICS, read from the counts of the parts at scrape time.
+
+In two halves, because they may be counted in different processes: what is known of PostgreSQL and the log of changes
+(`source_readings`), and what is known of clients (`client_readings`), of which each worker has its own part.
+Together they have each row of the table once; the exposition fails loudly when one is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
+from pgcachewatch_daemon.inspection import Inspection
+from pgcachewatch_daemon.io.catalogue import CatalogueStats
+from pgcachewatch_daemon.io.metrics import Histogram, Reading
+from pgcachewatch_daemon.io.postgres import SourceStats
+from pgcachewatch_daemon.io.websocket import SocketStats
+
+
+@dataclass(frozen=True, slots=True)
+class LogReading:
+    """Of the events kept for clients that come back."""
+
+    events: int
+    size_bytes: int
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workforce:
+    """The processes that serve clients: those that do now, and counts since the start."""
+
+    alive: int = 1
+    restarts: int = 0
+    silences: int = 0
+
+
+def source_readings(
+    source: SourceStats,
+    *,
+    is_up: bool,
+    loopback_age_s: float,
+    loopback_seconds: Histogram,
+    intake: IntakeStats,
+    inspection: Inspection,
+    catalogue: CatalogueStats,
+    epoch_changes: Mapping[str, int],
+    log: LogReading,
+    workforce: Workforce,
+) -> dict[str, Reading]:
+    """What is counted once in a relay."""
+    return {
+        "source_up": float(is_up),
+        "source_connects": source.connects,
+        "source_connect_failures": source.connect_failures,
+        "source_losses": _labelled(source.losses),
+        "source_channels": source.channels,
+        "notify_queue_usage_ratio": source.queue_usage,
+        "loopback_age_seconds": loopback_age_s,
+        "loopback_seconds": loopback_seconds,
+        "drift_findings": _labelled(inspection.stats.findings),
+        "drift_gaps": inspection.stats.gaps,
+        "drift_checks": _labelled(catalogue.looks),
+        "catalogue_age_seconds": inspection.age_s,
+        "epoch_changes": _labelled(epoch_changes),
+        "events_received": intake.received - sum(intake.invalid.values()),
+        "gaps_received": _labelled(intake.invalid),
+        "handler_failures": source.handler_failures,
+        "history_events": log.events,
+        "history_bytes": log.size_bytes,
+        "history_age_seconds": log.age_s,
+        "workers": workforce.alive,
+        "worker_restarts": workforce.restarts,
+        "worker_silences": workforce.silences,
+        "build_info": {(_version(), platform.python_version()): 1.0},
+    }
+
+
+def client_readings(
+    hub: HubStats, sockets: SocketStats, tokens: TokenStats, *, barrier_seconds: Histogram, lag_seconds: Histogram
+) -> dict[str, Reading]:
+    """What is counted in each process that serves clients."""
+    return {
+        "barrier_seconds": barrier_seconds,
+        "token_barriers": {("passed",): tokens.passed, ("lost",): tokens.lost, ("refused",): tokens.refused},
+        "clients": {("v1",): hub.clients, ("plain",): hub.plain_clients},
+        "subscriptions": {("invalidate",): hub.subscriptions_invalidate, ("stream",): hub.subscriptions_stream},
+        "frames_sent": sockets.frames,
+        "bytes_sent": sockets.bytes,
+        "writes": sockets.writes,
+        "conflations": {
+            ("key",): hub.conflated_key,
+            ("subscription",): hub.conflated_subscription,
+            ("everything",): hub.conflated_everything,
+        },
+        "write_stalls": sockets.write_stalls,
+        "disconnects": _labelled(sockets.disconnects),
+        "refusals": _labelled(sockets.refusals),
+        "evicted_handshakes": sockets.evicted_handshakes,
+        "resumes": {
+            ("resumed",): hub.resumed,
+            ("epoch",): hub.not_resumed_epoch,
+            ("history",): hub.not_resumed_history,
+        },
+        "event_loop_lag_seconds": lag_seconds,
+    }
+
+
+def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, ...], float]:
+    return {(str(label),): float(count) for label, count in counts.items()}
+
+
+def _version() -> str:
+    try:
+        return version("pgcachewatch")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"

@@ -1,0 +1,41 @@
+"""The two halves of the readings are the table of metrics, each row once, in a relay and in a worker."""
+
+from __future__ import annotations
+
+from pgcachewatch_daemon.core.stats import HubStats, TokenStats
+from pgcachewatch_daemon.io.metrics import METRICS, Histogram
+from pgcachewatch_daemon.io.websocket import SocketStats
+from pgcachewatch_daemon.readings import client_readings
+from pgcachewatch_daemon.relay import Relay, RelayOptions
+
+
+def of_clients() -> dict[str, object]:
+    sockets = SocketStats(frames=7)
+    sockets.disconnects[4103] += 2
+    hub = HubStats(clients=3, plain_clients=1, resumed=5)
+    return dict(client_readings(hub, sockets, TokenStats(lost=4), barrier_seconds=Histogram(), lag_seconds=Histogram()))
+
+
+async def test_a_relay_reads_each_row_of_the_table_and_no_other() -> None:
+    relay = Relay(RelayOptions())
+    assert set(relay.readings()) == {row.name for row in METRICS}
+    assert relay.readings()["workers"] == 1
+
+
+def test_what_is_told_of_clients_is_a_part_of_it_with_the_labels_of_the_table() -> None:
+    rows = {row.name: row for row in METRICS}
+    for name, reading in of_clients().items():
+        labels = rows[name].labels
+        if isinstance(reading, dict):
+            assert all(len(key) == len(labels) > 0 for key in reading), name
+        else:
+            assert labels == (), name
+
+
+def test_counts_are_read_as_they_are() -> None:
+    readings = of_clients()
+    assert readings["frames_sent"] == 7
+    assert readings["clients"] == {("v1",): 3, ("plain",): 1}
+    assert readings["disconnects"] == {("4103",): 2.0}
+    assert readings["resumes"] == {("resumed",): 5, ("epoch",): 0, ("history",): 0}
+    assert readings["token_barriers"] == {("passed",): 0, ("lost",): 4, ("refused",): 0}
