@@ -12,7 +12,6 @@ a client asked for is taken back when it is gone.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +84,7 @@ HELLO = Waiting(0, 0)
 
 
 class Visitor:
-    """One admitted connection. `session` is None on the plain path."""
+    """One admitted connection. `session` is None on the plain path; what few clients need is None until they do."""
 
     __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber", "types")
 
@@ -94,9 +93,9 @@ class Visitor:
         self.session = session
         self.subscriber: Subscriber | None = None
         self.is_joining = False
-        self.backlog: deque[Effect] = deque()  # bounded by one read of the socket: reading pauses meanwhile
-        self.types: dict[int, tuple[str, ...]] = {}  # by sid: what `subok` said of the columns
-        self.pending: dict[int, asyncio.Task[None]] = {}  # by sid, 0 for the hello: what waits for LISTEN
+        self.backlog: tuple[Effect, ...] = ()  # bounded by one read of the socket: reading pauses meanwhile
+        self.types: dict[int, tuple[str, ...]] | None = None  # by sid: what `subok` said of the columns
+        self.pending: dict[int, asyncio.Task[None]] | None = None  # by sid, 0 for the hello: what waits for LISTEN
 
 
 class Reception:
@@ -174,7 +173,7 @@ class Reception:
                 self._hub.send_away(subscriber, DRAINED, reason=reason, jitter_ms=RETYPED_JITTER_MS)
 
     def _is_outdated(self, visitor: Visitor, subscription: Subscription) -> bool:
-        if subscription.sid not in visitor.types:
+        if visitor.types is None or subscription.sid not in visitor.types:
             return False
         answer = self._inspection.judge(subscription)
         return isinstance(answer, Accepted) and answer.types != visitor.types[subscription.sid]
@@ -246,7 +245,7 @@ class Reception:
         self.visitors.discard(visitor)
         connection.visitor = None
         self._admission.leave(connection.peer)
-        for future in visitor.pending.values():
+        for future in (visitor.pending or {}).values():
             future.cancel()
         if visitor.session is not None:
             visitor.session.close()
@@ -305,6 +304,8 @@ class Reception:
     def _wait(self, visitor: Visitor, waiting: Waiting, channels: Sequence[str], then: Callable[[], None]) -> None:
         """Call `then` once each channel is listened to, or refuse. The visitor may be gone by then."""
         task = asyncio.get_running_loop().create_task(self._listen(channels))
+        if visitor.pending is None:
+            visitor.pending = {}
         visitor.pending[waiting.sid] = task
         self._waits.add(task)
         task.add_done_callback(partial(self._listened, visitor, waiting, then))
@@ -319,7 +320,8 @@ class Reception:
         self._waits.discard(task)
         if task.cancelled() or visitor not in self.visitors:
             return
-        visitor.pending.pop(waiting.sid, None)
+        if visitor.pending is not None:
+            visitor.pending.pop(waiting.sid, None)
         error = task.exception()
         if error is None:
             then()
@@ -358,10 +360,15 @@ class Reception:
 
     def _perform(self, visitor: Visitor, effects: Iterable[Effect]) -> None:
         """Carry out effects in order, as far as possible now."""
-        backlog = visitor.backlog
-        backlog.extend(effects)
-        while backlog and not visitor.is_joining and visitor.connection.is_live:
-            self._do(visitor, backlog.popleft())
+        left = iter((*visitor.backlog, *effects))
+        visitor.backlog = ()
+        for effect in left:
+            if not visitor.connection.is_live:
+                return
+            if visitor.is_joining:
+                visitor.backlog = (effect, *left)
+                return
+            self._do(visitor, effect)
 
     def _do(self, visitor: Visitor, effect: Effect) -> None:
         match effect:
@@ -449,6 +456,8 @@ class Reception:
         match self._inspection.judge(subscription):
             case Accepted(types, notice):
                 if types is not None:
+                    if visitor.types is None:
+                        visitor.types = {}
                     visitor.types[subscription.sid] = types
                 return Granted(subscription, types, notice)
             case NotReady(text, after_ms):
@@ -464,8 +473,9 @@ class Reception:
         return refused
 
     def _unsubscribe(self, visitor: Visitor, sid: int) -> None:
-        visitor.types.pop(sid, None)
-        waiting = visitor.pending.pop(sid, None)
+        if visitor.types is not None:
+            visitor.types.pop(sid, None)
+        waiting = visitor.pending.pop(sid, None) if visitor.pending is not None else None
         if waiting is not None:
             waiting.cancel()
         elif visitor.subscriber is not None:

@@ -104,6 +104,9 @@ class RelaySession:
     [Send(text='{"t":"pong","id":1,"now":6.0}')]
     """
 
+    # A relay has one for each of its clients.
+    __slots__ = ("_default_channel", "_last_sid", "_sids", "_subscriptions_limit", "state")
+
     def __init__(
         self, *, default_channel: str, subscriptions_limit: int = messages.SUBSCRIPTIONS_PER_CONNECTION
     ) -> None:

@@ -24,7 +24,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from types import MethodType
 from typing import assert_never, cast
 
 from websockets.frames import CloseCode
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self.is_full = False  # the kernel did not take all that was written
         self.peer = ""
         self.visitor: object = None
-        self.write: Callable[[bytes], int] = self._through_transport
+        self.write: Callable[[bytes], int] = _nowhere
 
     # --- what the application calls
 
@@ -225,8 +225,10 @@ class Connection(asyncio.Protocol):
         limits = self._shared.limits
         self._transport.set_write_buffer_limits(high=0)
         system_socket = transport.get_extra_info("socket")
-        if os.name == "posix" and system_socket is not None:
-            self.write = partial(os.write, system_socket.fileno())
+        if os.name != "posix" or system_socket is None:
+            self.write = self._through_transport
+        else:
+            self.write = MethodType(os.write, system_socket.fileno())  # as a partial, in a third of the memory
         if limits.send_buffer_bytes:
             system_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
         name = transport.get_extra_info("peername")
@@ -255,7 +257,7 @@ class Connection(asyncio.Protocol):
         self._lost()
         self._shared.departed(self)
         self._transport = None
-        self.write = self._through_transport  # the number of the socket may be another's soon
+        self.write = _nowhere  # the number of the socket may be another's soon
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -427,3 +429,8 @@ class Connection(asyncio.Protocol):
                 self._transport.write_eof()
             except OSError:
                 self._transport.abort()
+
+
+def _nowhere(data: bytes) -> int:
+    """Writes to a socket that is none. Not a method: the connection would hold itself until garbage is collected."""
+    return len(data)

@@ -81,7 +81,10 @@ class Handshake:
         if self._accepted is None:
             return b""
         self._accepted.headers.update(headers)
-        return self._accepted.serialize()
+        answer = self._accepted.serialize()
+        # The library's parser holds the protocol it belongs to: ended here, both go at once, and not with the garbage.
+        self._protocol.parser.close()
+        return answer
 
     def _refusal(self) -> Response:
         """The answer that the library made to what it could not parse, or the one it did not make."""
