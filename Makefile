@@ -42,8 +42,20 @@ checker: setup  ## The stale-read checker on a real PostgreSQL: make checker DUR
 checker-original: setup  ## The same with the original library, for the table in the README
 	$(BIN)/python -m tests.checker --original --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
 
-bench:  ## The benchmarks in full (PGCW_BENCH=1), in one process; want a quiet machine
+bench: bench-fanout bench-client  ## All benchmarks in full, about an hour and a half; want a quiet machine
+
+.PHONY: bench-fanout bench-client bench-peers bench-gate
+bench-fanout: setup  ## The fan-out beside its peers: make bench-fanout ARGS="--cases c100-10 --peers ours,nats"
+	$(BIN)/python -m tests.bench.fanout $(ARGS)
+
+bench-client:  ## The benchmarks of client and triggers in full (PGCW_BENCH=1), in one process
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench
+
+bench-peers: setup  ## Install the fan-out's peers: into .bench_cache, and as root Debian's packages too
+	PGCW_BENCH_INSTALL=1 $(BIN)/python -m tests.bench.fanout --install
+
+bench-gate: setup  ## Fail when a delivery costs over twice the C send() loop's: half a minute
+	$(BIN)/python -m tests.bench.fanout --gate
 
 .PHONY: bench-triggers
 bench-triggers:  ## What triggers cost writers: none, the original's, row by row, ours

@@ -19,7 +19,10 @@ WARM_SHARE = 0.05  # of the events: their latency is not counted
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`every_s` 0: saturated. `seconds` is how long events come at a rate; `events` how many there are else."""
+    """`every_s` 0: saturated. `seconds` is how long events come at a rate; `events` how many there are else.
+
+    `is_end_to_end`: from COMMIT to the client. `is_once`: long, and steady enough for one round.
+    """
 
     name: str
     clients: int
@@ -32,6 +35,8 @@ class Case:
     has_stuck: bool = False
     is_stream: bool = False
     is_idle: bool = False
+    is_end_to_end: bool = False
+    is_once: bool = False
 
     @property
     def is_saturated(self) -> bool:
@@ -57,6 +62,18 @@ class Case:
         return replace(self, seconds=self.seconds * share, events=events)
 
 
+def _large(name: str, clients: int, rate: int, *, has_stuck: bool = False) -> Case:
+    return Case(
+        name,
+        clients=clients,
+        every_s=1 / rate,
+        seconds=12.0,
+        event_bytes=LARGE_EVENT_BYTES,
+        has_stuck=has_stuck,
+        is_once=True,
+    )
+
+
 CASES = {
     case.name: case
     for case in (
@@ -68,10 +85,12 @@ CASES = {
         Case("sat-stream-100", clients=100, events=100_000, window=500, is_stream=True),
         Case("burst-100", clients=100, every_s=2.0, burst=1_000),
         Case("burst-1000", clients=1_000, every_s=4.0, burst=1_000, seconds=12.0),
-        Case("calm-100", clients=100, every_s=1 / 1_000, seconds=12.0, event_bytes=LARGE_EVENT_BYTES),
-        Case("stuck-100", clients=100, every_s=1 / 1_000, seconds=12.0, event_bytes=LARGE_EVENT_BYTES, has_stuck=True),
-        Case("calm-1000", clients=1_000, every_s=1 / 200, seconds=12.0, event_bytes=LARGE_EVENT_BYTES),
-        Case("stuck-1000", clients=1_000, every_s=1 / 200, seconds=12.0, event_bytes=LARGE_EVENT_BYTES, has_stuck=True),
-        Case("idle-10000", clients=10_000, is_idle=True),
+        _large("calm-100", 100, 1_000),
+        _large("stuck-100", 100, 1_000, has_stuck=True),
+        _large("calm-1000", 1_000, 200),
+        _large("stuck-1000", 1_000, 200, has_stuck=True),
+        Case("idle-10000", clients=10_000, is_idle=True, is_once=True),
+        Case("e2e-1", clients=1, every_s=1 / 50, is_end_to_end=True),
+        Case("e2e-100", clients=100, every_s=1 / 10, is_end_to_end=True),
     )
 }

@@ -146,6 +146,19 @@ def cpu_us(pid: int) -> float:
     return total_ns / 1_000
 
 
+def kernel_ticks(pid: int) -> tuple[int, int]:
+    """Of the ticks of CPU time so far, those in the kernel, and all: coarse, but good for a share."""
+    kernel = total = 0
+    for member in tree(pid):
+        try:
+            fields = (PROC / str(member) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        kernel += int(fields[12])
+        total += int(fields[11]) + int(fields[12])
+    return kernel, total
+
+
 def resident_kb(pid: int) -> float:
     """Memory of the process and its descendants; what they share counts once."""
     total_kb = 0

@@ -39,15 +39,17 @@ def run_trial(peer: Peer, case: Case, *, has_stamps: bool = False) -> Figures:
         ready = json.loads(load.line(limit_s))
         pid = serving.pid or load.pid
         processes.await_calm(pid)
-        ready_kb, before_us = processes.resident_kb(pid), processes.cpu_us(pid)
+        ready_kb, before_us, ticks = processes.resident_kb(pid), processes.cpu_us(pid), processes.kernel_ticks(pid)
         publisher = running.enter_context(processes.child(publish_command(serving.inlet, case, board, limit_s)))
         answer, used_us, peak_kb = _watch(load, pid, limit_s)
+        kernel, total = (after - before for after, before in zip(processes.kernel_ticks(pid), ticks, strict=True))
         published = json.loads(publisher.line())
     figures = _figures(answer, case, used_us - before_us)
     figures |= {
         "connect_us": ready.get("cpu_us", 0) / case.clients,
         "resident_per_client_kb": (ready_kb - empty_kb) / case.clients,
         "growth_kb": peak_kb - ready_kb,
+        "kernel_percent": 100 * kernel / total if total > 0 else None,
         "peak_kb": peak_kb,
         "publisher_late_ms": published["late_us"] / 1_000,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from tests.bench.fanout.cases import Case
@@ -38,10 +38,14 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`check` raises Missing; `versions` tells what is measured. `cases` are those it is for; empty: each."""
+    """`check` raises Missing; `version` tells what is measured; `is_for` which cases make sense.
+
+    `share` is the part of a saturated case's events that it is given, where all of them would take minutes.
+    """
 
     name: str
     open: Callable[[Case], AbstractContextManager[Serving]]
     check: Callable[[], None] = lambda: None
     version: Callable[[], str] = lambda: ""
-    is_for: Callable[[Case], bool] = field(default=lambda case: True)
+    is_for: Callable[[Case], bool] = lambda case: True
+    share: float = 1.0

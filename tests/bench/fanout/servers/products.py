@@ -141,12 +141,13 @@ def _nats_version() -> str:
 
 
 PRODUCTS = (
-    Peer("nats", open=_nats, check=_check_nats, version=_nats_version),
-    Peer("nchan", open=_nchan, check=_check_nchan, version=partial(_package_version, "libnginx-mod-nchan")),
+    Peer("nats", open=_nats, check=_check_nats, version=_nats_version, share=0.5),
+    Peer("nchan", open=_nchan, check=_check_nchan, version=partial(_package_version, "libnginx-mod-nchan"), share=0.1),
     Peer(
         "mosquitto",
         open=_mosquitto,
         check=_check_mosquitto,
         version=partial(_package_version, "mosquitto"),
+        share=0.1,
     ),
 )

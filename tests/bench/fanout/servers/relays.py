@@ -167,7 +167,8 @@ ORIGINAL = Peer(
     open=_original,
     check=_check_original,
     version=lambda: "pgcachewatch 0.4.2",
-    is_for=lambda case: not case.is_idle,
+    is_for=lambda case: not case.is_idle and not case.has_stuck,
+    share=0.03,
 )
 LISTENER = Peer(
     "listener",

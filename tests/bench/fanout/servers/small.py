@@ -85,6 +85,7 @@ BROADCAST = Peer(
     "broadcast",
     open=_python("broadcast"),
     version=lambda: f"websockets {metadata.version('websockets')}, uvloop {metadata.version('uvloop')}",
+    share=0.1,
 )
 PICOWS = Peer(
     "picows", open=_python("picows_send", PYTHONPATH=str(PYTHON_PACKAGES)), check=_check_picows, version=_picows_version
@@ -96,4 +97,5 @@ WS = Peer(
     ),
     check=_check_ws,
     version=_ws_version,
+    share=0.1,
 )
