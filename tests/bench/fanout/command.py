@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.bench.fanout import gate, install, report
+from tests.bench.fanout.breakdown import run_profile
 from tests.bench.fanout.campaign import Results, installed, run_case
 from tests.bench.fanout.cases import CASES, Case
 from tests.bench.fanout.places import NoCompiler, compiled
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one short round: to see that all of it runs")
     parser.add_argument("--gate", action="store_true", help="ours against the C send() loop; fails above the limit")
+    parser.add_argument("--profile", action="store_true", help="of ours in each of --cases, in place of figures")
     parser.add_argument("--soak", type=int, metavar="DELIVERIES", help="of the first of --peers, or of ours")
     parser.add_argument("--install", action="store_true", help=f"with {install.VARIABLE}=1: install peers, and end")
     return parser
@@ -71,6 +73,11 @@ def _run(wish: argparse.Namespace) -> int:
     if wish.soak:
         name = "ours" if len(wish.peers) == len(ALL_PEERS) else wish.peers[0]
         return gate.run_soak(wish.soak, ALL_PEERS[name])
+    if wish.profile:
+        for name in wish.cases:
+            if not (CASES[name].is_idle or CASES[name].is_end_to_end):
+                sys.stdout.write(run_profile(PEERS["ours"], CASES[name].scaled(wish.seconds / USUAL_SECONDS)))
+        return 0
     results = Results()
     wanted = installed({name: ALL_PEERS[name] for name in wish.peers}, results)
     share = (QUICK_SECONDS if wish.quick else wish.seconds) / USUAL_SECONDS

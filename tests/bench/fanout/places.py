@@ -17,6 +17,7 @@ NODE_PACKAGES = CACHE / "node"
 RESULTS = ROOT / "bench-results"
 NATIVE = Path(__file__).resolve().parent / "native"
 COMPILE_TIMEOUT_S = 60
+PROFILE_VARIABLE = "PGCW_BENCH_PROFILE"  # names the file for a profile of programs/fanout_alone.py
 FLAGS = ("-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall")
 
 

@@ -24,6 +24,7 @@ START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 5.0
 POLL_S = 0.01
 SHOWN_CHARACTERS = 2_000
+UNBACKED = ("Pss_Anon:", "Pss_Shmem:")
 CALM_US = 3_000.0  # less than this in a tenth of a second is a server at rest
 CALM_LOOK_S = 0.1
 CALM_LIMIT_S = 20.0
@@ -160,14 +161,18 @@ def kernel_ticks(pid: int) -> tuple[int, int]:
 
 
 def resident_kb(pid: int) -> float:
-    """Memory of the process and its descendants; what they share counts once."""
+    """Memory of the process and its descendants that no file backs; what they share counts once.
+
+    Pages of programs and libraries are left out: they do not depend on clients, and their share here changes with
+    every other process on the machine that uses them.
+    """
     total_kb = 0
     for member in tree(pid):
         try:
             text = (PROC / str(member) / "smaps_rollup").read_text()
         except OSError:
             continue  # it has ended meanwhile
-        total_kb += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        total_kb += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(UNBACKED))
     return float(total_kb)
 
 

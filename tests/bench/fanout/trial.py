@@ -44,7 +44,8 @@ def run_trial(peer: Peer, case: Case, *, has_stamps: bool = False) -> Figures:
         answer, used_us, peak_kb = _watch(load, pid, limit_s)
         kernel, total = (after - before for after, before in zip(processes.kernel_ticks(pid), ticks, strict=True))
         published = json.loads(publisher.line())
-    figures = _figures(answer, case, used_us - before_us)
+    # A load that is measured itself is gone by now, and has told what it used.
+    figures = _figures(answer, case, answer["cpu_us"] if serving.own_load else used_us - before_us)
     figures |= {
         "connect_us": ready.get("cpu_us", 0) / case.clients,
         "resident_per_client_kb": (ready_kb - empty_kb) / case.clients,
@@ -71,25 +72,24 @@ def publish_command(inlet: Inlet, case: Case, board: Path, limit_s: float) -> Se
     else:
         target = [compiled("publish"), "--port", str(inlet.port), "--dialect", inlet.dialect]
     pace = ["--window", str(case.window)] if case.is_saturated else ["--every", f"{case.every_s:.9f}"]
+    if case.is_end_to_end:
+        target.append("--write")
     counts = ["--events", str(case.count), "--burst", str(case.burst), "--size", str(case.event_bytes)]
     return [*target, *counts, *pace, "--limit", f"{limit_s}", "--board", board]
 
 
 def _watch(load: processes.Child, pid: int, limit_s: float) -> tuple[Figures, float, float]:
     """The load's answer, the server's CPU time at that moment, and the most memory it had until then."""
-    peak_kb, used_us = 0.0, 0.0
+    peak_kb = 0.0
     deadline_s = time.monotonic() + limit_s + GRACE_S
     while load.poll() is None and time.monotonic() < deadline_s:
-        used_us = processes.cpu_us(pid)  # when the load itself is measured, it may be gone the next time
         peak_kb = max(peak_kb, processes.resident_kb(pid))
         try:
             load.wait(LOOK_S)
         except subprocess.TimeoutExpired:
             pass  # it goes on
-    answer = json.loads(load.line())
-    if pid != load.pid:
-        used_us = processes.cpu_us(pid)
-    return answer, used_us, peak_kb
+    used_us = processes.cpu_us(pid)
+    return json.loads(load.line()), used_us, peak_kb
 
 
 def _figures(answer: Figures, case: Case, used_us: float) -> Figures:

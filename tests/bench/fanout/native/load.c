@@ -50,7 +50,7 @@ static struct {
     size_t event_size;
     double limit_s, quiet_s, wake_s;
 } wish = {.host = "127.0.0.1", .path = "/", .clients = 1, .parallel = 64, .step = 100, .event_size = 184,
-          .limit_s = 60, .quiet_s = 5, .wake_s = -1};
+          .limit_s = 60, .quiet_s = 20, .wake_s = -1};
 
 static struct connection *connections;
 static struct totals totals;

@@ -2,11 +2,14 @@
 
 Its source stands in for `PostgresSource`: what a line says arrives where a notification's payload would. Everything
 behind that is the relay's own. There are no loopbacks, so clients get no marks, and nobody looks at a catalogue.
+PGCW_BENCH_PROFILE names a file that gets a profile of its life.
 """
 
 from __future__ import annotations
 
 import asyncio
+import cProfile
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,6 +19,7 @@ from unittest import mock
 from pgcachewatch.models import DEFAULT_PG_CHANNEL
 from pgcachewatch_daemon import cli, relay
 from pgcachewatch_daemon.io.postgres.contract import SourceStats
+from tests.bench.fanout.places import PROFILE_VARIABLE
 from tests.bench.fanout.processes import free_port
 from tests.bench.fanout.programs.inlet import open_inlet
 
@@ -71,8 +75,14 @@ class NoCatalogue:
 
 def main() -> int:
     port = free_port()
+    profiled = os.environ.get(PROFILE_VARIABLE)
     with mock.patch.multiple(relay, PostgresSource=partial(LineSource, port), CatalogueWatcher=NoCatalogue):
-        return cli.serve(["--port", str(port), *sys.argv[1:]])
+        if profiled is None:
+            return cli.serve(["--port", str(port)])
+        with cProfile.Profile() as profile:
+            code = cli.serve(["--port", str(port)])
+    profile.dump_stats(profiled)
+    return code
 
 
 if __name__ == "__main__":

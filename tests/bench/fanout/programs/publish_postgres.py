@@ -2,7 +2,8 @@
 
 At a rate, an event is a transaction of its own; of a burst, and of what the window allows, up to a thousand are one.
 An event's stamp is taken as its COMMIT is sent, and written on the board: a payload can not hold it, being part of
-what is committed.
+what is committed. With `--write`, as from end to end, the transaction writes a row too, and commits as the server is
+set to: one that only notifies has nothing to make durable, and would be faster than any in life.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ async def commit(connection: asyncpg.Connection, wish: argparse.Namespace, board
     texts = [event(seq, now_ns, wish.size) for seq in range(first, last)]
     transaction = connection.transaction()
     await transaction.start()
+    if wish.write:
+        await connection.execute("UPDATE fanout_bench SET last = $1", last)
     await connection.execute("SELECT pg_notify($1, text) FROM unnest($2::text[]) text", wish.channel, texts)
     if board.has_stamps:
         now_ns = time.monotonic_ns()
@@ -51,6 +54,10 @@ async def commit(connection: asyncpg.Connection, wish: argparse.Namespace, board
 async def publish(wish: argparse.Namespace, board: Board) -> float:
     """Returns how late an event left at most, in seconds."""
     connection = await asyncpg.connect(wish.dsn)
+    if wish.write:
+        await connection.execute("SET synchronous_commit = on")
+        await connection.execute("DROP TABLE IF EXISTS fanout_bench; CREATE TABLE fanout_bench (last int)")
+        await connection.execute("INSERT INTO fanout_bench VALUES (0)")
     begun_s, sent, turn, late_s = time.monotonic(), 0, 0, 0.0
     while sent < wish.events:
         until = wish.events
@@ -81,6 +88,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.0)
     parser.add_argument("--limit", type=float, default=600.0)
     parser.add_argument("--board", type=Path, required=True)
+    parser.add_argument("--write", action="store_true")
     wish = parser.parse_args()
     begun_s = time.monotonic()
     with Board(wish.board) as board:

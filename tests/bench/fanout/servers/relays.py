@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.bench.fanout import processes
 from tests.bench.fanout.cases import Case
+from tests.bench.fanout.places import compiled
 from tests.bench.fanout.servers.peer import Inlet, Missing, Peer, Serving
 from tests.original import OriginalUnavailable, original_python
 from tests.postgres import Lane, choose_lane
@@ -30,6 +31,8 @@ CHANNEL = "ch_pgcachewatch_table_change"
 HELLO = '{{"t":"hello","v":1,"subs":[{{"t":"sub","id":1,"table":"bench","mode":"{mode}"}}]}}'
 SETTINGS = {"connections_limit": "20000", "connections_per_address_limit": "20000", "log_level": "warning"}
 FIRST_ATTEMPTS, FIRST_TIMEOUT_S = 100, 0.2
+STAY_S = 3_600.0
+SETTINGS_VARIABLE = "PGCW_BENCH_SETTINGS"  # more settings of ours, as `workers=2,outbox_bytes=65536`
 STUCK_SETTINGS = {"send_buffer_bytes": "65536"}  # else the kernel holds megabytes for a client, and nothing shows
 
 
@@ -54,7 +57,9 @@ def stop_postgres() -> None:
 
 
 def _settings(case: Case) -> dict[str, str]:
-    return SETTINGS | (STUCK_SETTINGS if case.has_stuck else {})
+    given = filter(None, os.environ.get(SETTINGS_VARIABLE, "").split(","))
+    more = dict(setting.strip().split("=", 1) for setting in given)
+    return SETTINGS | (STUCK_SETTINGS if case.has_stuck else {}) | more
 
 
 def _options(case: Case, port: int) -> tuple[str, ...]:
@@ -90,24 +95,37 @@ def _original(case: Case) -> Iterator[Serving]:
         "PGDATABASE": address.path.removeprefix("/"),
     }
     factory = ("pgcachewatch.pg_event_distributor:main", "--factory")
-    options = (*factory, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    uvicorn = (*factory, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # Not in the checkout, whose folders could be taken for packages.
-    command: list[str | Path] = [original_python(), "-m", "uvicorn", *options]
+    command: list[str | Path] = [original_python(), "-m", "uvicorn", *uvicorn]
     with processes.child(command, cwd=Path(os.sep), env=kept | settings) as process:
         processes.await_port(port, process)
+        options = ("--port", str(port), "--path", f"/pgpubsub/{CHANNEL}")
+        with ExitStack() as running:
+            if case.clients > 1:
+                running.enter_context(_somebody_there(port, options))
+            yield Serving(process.pid, Inlet("postgres", dsn=dsn()), options)
+
+
+@contextmanager
+def _somebody_there(port: int, options: Sequence[str]) -> Iterator[None]:
+    """One client more, for whom the original LISTENs.
+
+    It answers a client before it LISTENs for it, and breaks off with those that come while it does. With somebody
+    there it has nothing to do for another, and is in the state in which it can be compared.
+    """
+    with ExitStack() as staying:
         with connect(f"ws://127.0.0.1:{port}/pgpubsub/{CHANNEL}", proxy=None, compression=None) as first:
             _await_listen(first)
-            path = f"/pgpubsub/{CHANNEL}"
-            yield Serving(process.pid, Inlet("postgres", dsn=dsn()), ("--port", str(port), "--path", path))
+            reader = staying.enter_context(processes.child([compiled("load"), *options, "--limit", str(STAY_S)]))
+            reader.line()
+            processes.await_calm(reader.pid)
+        yield
 
 
 def _await_listen(first: ClientConnection) -> None:
-    """Until this client gets what is notified.
-
-    The original answers a client before it LISTENs, and refuses those that come while it does. With a first client
-    behind that, it is in the state in which it can be compared.
-    """
+    """Until this client gets what is notified."""
 
     async def notify() -> None:
         connection = await asyncpg.connect(dsn())
