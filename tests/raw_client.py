@@ -80,8 +80,13 @@ class Client:
         await self.say(t="hello", v=1, subs=list(subs) or [{"t": "sub", "id": 1}], **optional)
         return await self.until("welcome")
 
-    async def next(self) -> Message:
+    async def take(self) -> Message:
+        """The next message, as it came."""
         message: Message = json.loads(await self.socket.recv())
+        return message
+
+    async def next(self) -> Message:
+        message = await self.take()
         self.seen.append(message)
         match message["t"]:
             case "welcome":

@@ -27,6 +27,7 @@ CONFIG_VARIABLE = "PGCACHEWATCH_CONFIG"
 VALUE_LENGTH = 80  # of a refused value in an error's text
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Compression = Literal["off", "shared"]
 Seconds = Annotated[float, pydantic.Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -152,6 +153,12 @@ class Settings(BaseSettings):
     )
     send_buffer_bytes: Annotated[int, pydantic.Field(ge=0, le=1_073_741_824)] = option(
         0, "Serving", "The kernel's send buffer of each client (SO_SNDBUF). 0: the kernel decides."
+    )
+    compression: Compression = option(
+        "off",
+        "Serving",
+        "Compress what clients are told. off: nothing. shared: for clients that offer permessage-deflate, each write "
+        "once for all who ask for the same; worth it where bytes are dearer than CPU.",
     )
     handshake_timeout_s: Seconds = option(10.0, "Serving", "Time for a client to send its whole HTTP request.")
     hello_timeout_s: Seconds = option(10.0, "Serving", "Time from the upgrade to the hello; then 4101.")

@@ -62,6 +62,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         node=settings.node,
         hello_timeout_s=settings.hello_timeout_s,
         subscriptions_limit=settings.subscriptions_limit,
+        compression=settings.compression,
         drain_grace_s=settings.drain_grace_s,
         drain_jitter_s=settings.drain_jitter_s,
         source=SourceOptions(

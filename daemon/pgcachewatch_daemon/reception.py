@@ -37,7 +37,7 @@ from pgcachewatch_daemon.core.admission import Admission, Refuse
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Answer as Reply
 from pgcachewatch_daemon.core.hub import Granted, Hub
-from pgcachewatch_daemon.departures import Departures
+from pgcachewatch_daemon.departures import DEFLATED, Departures
 from pgcachewatch_daemon.inspection import Inspection, NotReady
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page
@@ -50,6 +50,7 @@ DRAINED = 4000
 SOURCE_DOWN = 4104
 LIMIT = 4308
 RETRY_AFTER_S = 1.0
+WINDOW_BITS = 15  # of what Departures compresses
 TOO_BIG = (LIMIT, f"W-LIMIT-1: a frame has at most {messages.CLIENT_FRAME_BYTES} bytes; split it")
 
 
@@ -69,6 +70,7 @@ class ReceptionOptions:
     channel: str
     hello_timeout_s: float
     subscriptions_limit: int
+    is_compressing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,9 @@ class Reception:
     # --- entering
 
     def _enter_protocol(self, connection: Connection) -> None:
-        if not connection.check_upgrade(messages.SUBPROTOCOL):
+        # A client that wants a smaller window would need writes of its own: it is told without compression.
+        windows = (WINDOW_BITS,) if self._options.is_compressing else ()
+        if not connection.check_upgrade(messages.SUBPROTOCOL, windows=windows):
             return
         session = RelaySession(
             default_channel=self._options.channel, subscriptions_limit=self._options.subscriptions_limit
@@ -428,7 +432,8 @@ class Reception:
         ):
             # The log lacks what this channel said after the client's position: that can not be replayed.
             hello = hello.model_copy(update={"resume": None})
-        subscriber = self._hub.join(hello, answers, now_ms=self._now_s() * 1_000)
+        framing = DEFLATED if visitor.connection.is_deflated else None
+        subscriber = self._hub.join(hello, answers, now_ms=self._now_s() * 1_000, framing=framing)
         self._joined(visitor, subscriber)
         if visitor.is_joining:
             visitor.is_joining = False

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap, Scope
 from pgcachewatch_daemon.barriers import Barriers
@@ -63,6 +63,7 @@ class RelayOptions:
     node: str = ""
     hello_timeout_s: float = 10.0
     subscriptions_limit: int = 1_000
+    compression: Literal["off", "shared"] = "off"
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
     workers: int = 1
@@ -137,7 +138,12 @@ class Relay:
         )
         self._watcher = self._make_watcher()
         self._reception = Reception(
-            ReceptionOptions(options.channel, options.hello_timeout_s, options.subscriptions_limit),
+            ReceptionOptions(
+                options.channel,
+                options.hello_timeout_s,
+                options.subscriptions_limit,
+                is_compressing=options.compression == "shared",
+            ),
             hub=self._hub,
             barriers=self._barriers,
             departures=self._departures,

@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest, SocketLimits, WebSocketServer
-from pgcachewatch_daemon.io.websocket.frames import binary_frame, text_frame
+from pgcachewatch_daemon.io.websocket.frames import binary_frame, deflated_frame, text_frame
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / ".venv" / "autobahn"
@@ -80,12 +80,16 @@ class Echo:
         self._unsent: dict[Connection, list[bytes]] = {}
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
-        if connection.check_upgrade(None):
+        if connection.check_upgrade(None, windows=range(9, 16)):
             self._unsent[connection] = []
             connection.upgrade()
 
     def received(self, connection: Connection, frame: str | bytes) -> None:
-        self._unsent[connection].append(text_frame(frame) if isinstance(frame, str) else binary_frame(frame))
+        if connection.is_deflated:
+            data = deflated_frame(frame, window_bits=connection.window_bits)
+        else:
+            data = text_frame(frame) if isinstance(frame, str) else binary_frame(frame)
+        self._unsent[connection].append(data)
         self.drained(connection)
 
     def drained(self, connection: Connection) -> None:

@@ -16,6 +16,8 @@ from tests.conformance.autobahn import LIBRARY, OURS, AutobahnUnavailable, autob
 IS_FORCED = os.environ.get("PGCW_AUTOBAHN") == "1"
 MASS = ["9.*"]
 COMPRESSION = ["12.*", "13.*"]
+# Of the 18 cases of each kind, those of up to 32 KiB, in one frame and in many. The others take minutes each.
+SIZES = (*range(1, 9), *range(11, 14))
 QUICK_CASES = 247
 
 
@@ -51,3 +53,19 @@ def test_no_quick_case_is_lost(command: list[str], tmp_path: Path) -> None:
 @pytest.mark.skipif(not IS_FORCED, reason="takes minutes: PGCW_AUTOBAHN=1")
 def test_no_case_of_many_megabytes_is_lost(command: list[str], tmp_path: Path) -> None:
     assert_none_is_lost(verdicts(command, tmp_path, cases=MASS, timeout_s=600))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_FORCED, reason="takes minutes: PGCW_AUTOBAHN=1")
+@pytest.mark.parametrize("kind", range(1, 6))
+def test_no_case_of_compression_by_content_is_lost(command: list[str], tmp_path: Path, kind: int) -> None:
+    assert_none_is_lost(verdicts(command, tmp_path, cases=[f"12.{kind}.{size}" for size in SIZES], timeout_s=600))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_FORCED, reason="takes minutes: PGCW_AUTOBAHN=1")
+@pytest.mark.parametrize("offer", range(1, 8))
+def test_no_case_of_compression_by_offer_is_lost(command: list[str], tmp_path: Path, offer: int) -> None:
+    found = verdicts(command, tmp_path, cases=[f"13.{offer}.{size}" for size in SIZES], timeout_s=600)
+    assert_none_is_lost(found)
+    assert "UNIMPLEMENTED" not in found[OURS].values()

@@ -23,7 +23,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MethodType
 from typing import assert_never, cast
 
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_ping_sent_s", "_progress_s", "_reader", "_shared",
         "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code", "is_full", "peer",
-        "visitor", "write",
+        "visitor", "window_bits", "write",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -121,6 +121,7 @@ class Connection(asyncio.Protocol):
         self.is_full = False  # the kernel did not take all that was written
         self.peer = ""
         self.visitor: object = None
+        self.window_bits = 0  # of the compression that was agreed upon; 0: none
         self.write: Callable[[bytes], int] = _nowhere
 
     # --- what the application calls
@@ -135,15 +136,23 @@ class Connection(asyncio.Protocol):
         """True while a request waits for its answer and the client is still there."""
         return self._stage == DECIDING
 
+    @property
+    def is_deflated(self) -> bool:
+        """The client takes compressed messages (RFC 7692), of `window_bits` and each by itself."""
+        return self.window_bits > 0
+
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer the request and close. A HEAD request gets the headers only."""
         if self._handshake is not None and self._stage not in (CLOSING, GONE):
             self._refuse(self._handshake.answer(status, headers, body))
 
-    def check_upgrade(self, subprotocol: str | None) -> bool:
-        """True when the request is a sound WebSocket handshake; otherwise it was answered with 400, 405, 426 or 505."""
+    def check_upgrade(self, subprotocol: str | None, *, windows: Collection[int] = ()) -> bool:
+        """True when the request is a sound WebSocket handshake; otherwise it was answered with 400, 405, 426 or 505.
+
+        `windows`: see Handshake. Whether the client wants compression is in `window_bits` from the upgrade on.
+        """
         assert self._handshake is not None
-        response = self._handshake.accept(subprotocol)
+        response = self._handshake.accept(subprotocol, windows)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._refuse(response)
             return False
@@ -157,8 +166,9 @@ class Connection(asyncio.Protocol):
         if not answer:
             return
         self._shared.pending.pop(self, None)
+        self.window_bits = self._handshake.window_bits
         self._handshake = None
-        self._reader = FrameReader(limit_bytes=self._shared.limits.frame_bytes)
+        self._reader = FrameReader(limit_bytes=self._shared.limits.frame_bytes, is_deflated=self.is_deflated)
         self._too_big = too_big
         self._deadline_s = 0.0
         self._stage = LIVE
@@ -225,7 +235,7 @@ class Connection(asyncio.Protocol):
         limits = self._shared.limits
         self._transport.set_write_buffer_limits(high=0)
         system_socket = transport.get_extra_info("socket")
-        if os.name != "posix" or system_socket is None:
+        if os.name != "posix" or system_socket is None or transport.get_extra_info("sslcontext") is not None:
             self.write = self._through_transport
         else:
             self.write = MethodType(os.write, system_socket.fileno())  # as a partial, in a third of the memory

@@ -351,15 +351,16 @@ def binary_frame(data: bytes) -> bytes:
     return _framed(FINAL | BINARY, data)
 
 
-def deflated_frame(text: str) -> bytes:
-    """A text, compressed by itself, for readers that negotiated `server_no_context_takeover` (RFC 7692 section 7.2.1).
+def deflated_frame(message: str | bytes, *, window_bits: int = zlib.MAX_WBITS) -> bytes:
+    """A text or binary message, compressed by itself, for readers that agreed to it (RFC 7692 section 7.2.1).
 
     >>> deflated_frame("Hello").hex()
     'c107f248cdc9c90700'
     """
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    data = deflater.compress(text.encode()) + deflater.flush(zlib.Z_SYNC_FLUSH)
-    return _framed(FINAL_TEXT | COMPRESSED, data.removesuffix(DEFLATE_TAIL))
+    first, plain = (FINAL_TEXT, message.encode()) if isinstance(message, str) else (FINAL | BINARY, message)
+    deflater = zlib.compressobj(wbits=-window_bits)
+    data = deflater.compress(plain) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    return _framed(first | COMPRESSED, data.removesuffix(DEFLATE_TAIL))
 
 
 def ping_frame(payload: bytes) -> bytes:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import http
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from websockets.datastructures import Headers
 from websockets.exceptions import NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
+from websockets.typing import ExtensionParameter, Subprotocol
 
 METHOD_BYTES = 16  # enough of a request line to see its method when the rest can not be parsed
 HTTP_METHODS = (b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE")
@@ -66,15 +68,27 @@ class Handshake:
         is_head = self._request is not None and self._request.method == "HEAD"
         return Response(status, http.HTTPStatus(status).phrase, fields, b"" if is_head else body)
 
-    def accept(self, subprotocol: str | None) -> Response:
-        """101 when the request is a sound WebSocket handshake; otherwise the refusal, 400, 405, 426 or 505."""
+    def accept(self, subprotocol: str | None, windows: Collection[int] = ()) -> Response:
+        """101 when the request is a sound WebSocket handshake; otherwise the refusal, 400, 405, 426 or 505.
+
+        `windows`: the sizes, in bits, that messages can be compressed with, each message by itself and in both
+        directions; what else a client offers is declined.
+        """
         assert self._request is not None, "there is no request yet"
         if subprotocol is not None:
             self._protocol.available_subprotocols = [Subprotocol(subprotocol)]
+        if windows:
+            self._protocol.available_extensions = [_Deflate(windows)]
         response = self._protocol.accept(self._request)
         if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._accepted = response
         return response
+
+    @property
+    def window_bits(self) -> int:
+        """What `accept` agreed upon for messages to the client; 0 when nothing is compressed."""
+        agreed = self._protocol.extensions
+        return next((each.local_max_window_bits for each in agreed if isinstance(each, PerMessageDeflate)), 0)
 
     def complete(self, headers: Mapping[str, str]) -> bytes:
         """The bytes of the 101 that `accept` gave, with `headers` in it; empty when it gave none."""
@@ -111,3 +125,19 @@ class _Protocol(ServerProtocol):
         if wanted in subprotocols:
             return wanted
         raise NegotiationError(f"offer the subprotocol {wanted!r}, not {', '.join(subprotocols) or 'none'}")
+
+
+class _Deflate(ServerPerMessageDeflateFactory):
+    """Compression without a context, so that one compressed message serves many clients (RFC 7692 section 7.1.1)."""
+
+    def __init__(self, windows: Collection[int]) -> None:
+        super().__init__(server_no_context_takeover=True, client_no_context_takeover=True)
+        self._windows = windows
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        answer, agreed = super().process_request_params(params, accepted_extensions)
+        if agreed.local_max_window_bits not in self._windows:
+            raise NegotiationError(f"no window of {agreed.local_max_window_bits} bits")  # the library declines by it
+        return answer, agreed

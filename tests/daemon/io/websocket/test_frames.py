@@ -225,10 +225,7 @@ def test_what_came_before_a_violation_is_given_first() -> None:
 
 
 def library_deflate() -> PerMessageDeflate:
-    return PerMessageDeflate(
-        remote_no_context_takeover=True, local_no_context_takeover=True, remote_max_window_bits=15,
-        local_max_window_bits=15,
-    )  # fmt: skip
+    return PerMessageDeflate(True, True, 15, 15)
 
 
 def deflated(text: str, *, cuts: int = 1) -> bytes:
@@ -261,9 +258,12 @@ def test_compressed_garbage_is_1007_also_when_it_inflates_to_no_text() -> None:
     assert violation(read_all(sent(TEXT, data, rsv1=True), is_deflated=True)) == CloseCode.INVALID_DATA
 
 
-@given(st.text())
-def test_a_deflated_frame_is_inflated_by_the_library(text: str) -> None:
-    assert bytes(parsed(frames.deflated_frame(text), [library_deflate()]).data).decode() == text
+@given(st.text() | st.binary(), st.integers(9, 15))
+def test_a_deflated_frame_is_inflated_by_the_library(message: str | bytes, bits: int) -> None:
+    extension = PerMessageDeflate(True, True, bits, bits)
+    frame = parsed(frames.deflated_frame(message, window_bits=bits), [extension])
+    data = bytes(frame.data)
+    assert (data.decode() if frame.opcode is TEXT else data) == message
 
 
 # --- what is written

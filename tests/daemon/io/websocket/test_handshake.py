@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import itertools
 import logging
+from collections.abc import Collection
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,30 @@ def test_without_a_subprotocol_of_ours_none_is_chosen() -> None:
     shake, _ = fed(UPGRADE)
     assert shake.accept(None).status_code == 101
     assert b"Sec-WebSocket-Protocol" not in shake.complete({})
+
+
+@pytest.mark.parametrize(
+    ("offer", "windows", "bits"),
+    [
+        (b"permessage-deflate", (15,), 15),
+        (b"permessage-deflate; client_max_window_bits", (15,), 15),
+        (b"permessage-deflate; server_max_window_bits=10", (15,), 0),
+        (b"permessage-deflate; server_max_window_bits=10", (10, 15), 10),
+        (b"permessage-deflate; server_max_window_bits=10, permessage-deflate", (15,), 15),
+        (b"permessage-deflate; server_max_window_bits=8", range(8, 16), 0),
+        (b"permessage-deflate", (), 0),
+        (b"permessage-bzip2", (15,), 0),
+    ],
+)
+def test_compression_is_agreed_upon_without_context_and_with_a_window_of_ours(
+    offer: bytes, windows: Collection[int], bits: int
+) -> None:
+    shake, _ = fed(UPGRADE[:-2] + b"Sec-WebSocket-Extensions: " + offer + b"\r\n\r\n")
+    assert shake.accept("ours", windows).status_code == 101
+    assert shake.window_bits == bits
+    answer = shake.complete({})
+    for takeover in (b"server_no_context_takeover", b"client_no_context_takeover"):
+        assert (takeover in answer) == (bits > 0)
 
 
 @pytest.mark.parametrize(
