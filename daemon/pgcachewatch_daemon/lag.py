@@ -11,7 +11,7 @@ import time
 
 from pgcachewatch_daemon.io.metrics import Histogram
 
-SAMPLE_S = 0.5
+SAMPLE_S = 1.0
 
 
 class LoopLag:

@@ -33,7 +33,7 @@ from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, spl
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
 LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
-WATCHES_PER_WAIT = 8
+SECOND_LOOKS_PER_WAIT = 8
 OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL)  # heard from the start, counted against nobody, no events
 CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
 REPEAT_LOG_S = 60.0
@@ -457,7 +457,13 @@ class PostgresSource:
             return
         self._is_suspect = is_overdue
         self._heard_before = self._heard
-        self._watcher = asyncio.get_running_loop().call_later(limit_s / WATCHES_PER_WAIT, self._watch)
+        # When the next answer would be overdue, not at an interval: a relay with nothing to do is to sleep.
+        waiting_since_s = [since_s for since_s in (self._command_since_s,) if since_s > 0.0]
+        waiting_since_s += [self._loopback_sent_s] if self._probe.is_in_flight else []
+        due_s = min(waiting_since_s, default=now_s) + limit_s
+        second_look_s = limit_s / SECOND_LOOKS_PER_WAIT
+        wait_s = second_look_s if is_overdue else max(second_look_s, due_s - now_s)
+        self._watcher = asyncio.get_running_loop().call_later(wait_s, self._watch)
 
     def _lose(self, reason: LossReason) -> None:
         """Give the connection up: tell it, cut it, wake the task. Waits for nothing."""

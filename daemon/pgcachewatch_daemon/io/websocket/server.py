@@ -105,7 +105,7 @@ class WebSocketServer:
 
     def _sweep(self) -> None:
         limits = self._shared.limits
-        shortest_s = min(limits.handshake_s, limits.write_stall_s, limits.ping_after_s, limits.pong_s, limits.close_s)
+        shortest_s = min(limits.handshake_s, limits.write_stall_s, limits.ping_after_s, limits.pong_s)
         now_s = self._shared.clock()
         for connection in tuple(self.connections):
             try:
