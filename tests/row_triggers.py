@@ -1,4 +1,7 @@
-"""A database with row-level triggers, and every event that a statement raises, read as the relay reads it."""
+"""A database with row-level triggers, and every event that a statement raises, read as the relay reads it.
+
+In journal mode events are read from the journal, and told as their triggers would have notified them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from pgcachewatch.models import Event
 from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.io.catalogue import fetch_catalogue
-from pgcachewatch_daemon.sql import coverage, plan
+from pgcachewatch_daemon.sql import coverage, journal, plan
+from pgcachewatch_daemon.sql.capture import Mode
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from tests.postgres import Database
 
@@ -29,16 +33,21 @@ Told = tuple[str, str, set[str] | None]
 class RowTriggers:
     """One writer and one listener. `writer` is the superuser that the test's database belongs to."""
 
-    def __init__(self, database: Database, writer: asyncpg.Connection, listener: asyncpg.Connection) -> None:
+    def __init__(
+        self, database: Database, writer: asyncpg.Connection, listener: asyncpg.Connection, mode: Mode = "direct"
+    ) -> None:
         self.database = database
         self.writer = writer
+        self.mode = mode
+        self.snapshot = ""  # up to which the journal was read
         self._listener = listener
         self._payloads: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 
     @classmethod
-    async def open(cls, database: Database) -> RowTriggers:
-        rig = cls(database, await database.connect(), await database.connect())
+    async def open(cls, database: Database, mode: Mode = "direct") -> RowTriggers:
+        rig = cls(database, await database.connect(), await database.connect(), mode)
+        rig.snapshot = await rig._listener.fetchval("SELECT pg_current_snapshot()::text")
         await rig._listener.add_listener(CHANNEL, rig._heard)
         await rig._listener.add_listener(END, rig._ended)
         return rig
@@ -60,7 +69,8 @@ class RowTriggers:
         actor = connection or self.writer
         catalogue = await fetch_catalogue(actor, settings.get("columns") or ())
         tables = plan.choose_tables(catalogue, names).tables
-        steps = plan.install_plan(catalogue, tables, coverage.Settings(**settings), default_channel=CHANNEL)
+        wanted = coverage.Settings(**{"mode": self.mode, **settings})
+        steps = plan.install_plan(catalogue, tables, wanted, default_channel=CHANNEL)
         await run_steps(actor, steps, is_single=False)
         return steps
 
@@ -79,7 +89,19 @@ class RowTriggers:
         """What was notified since this was asked last."""
         await self._settled()
         payloads, self._payloads = self._payloads, []
-        return payloads
+        return payloads + await self._journalled()
+
+    async def rows(self) -> list[asyncpg.Record]:
+        """Rows of the journal since this was asked last."""
+        if not await self._listener.fetchval(journal.is_there_sql()):
+            return []
+        _, xmax, running = self.snapshot.split(":")
+        header, *found = await self._listener.fetch(journal.poll_sql(), xmax, running.split(",") if running else [])
+        self.snapshot = header["snapshot"]
+        return found
+
+    async def _journalled(self) -> list[str]:
+        return [as_payload(row) for row in await self.rows()]
 
     async def events(self, *statements: str, connection: asyncpg.Connection | None = None) -> list[Event]:
         return read(await self.payloads(*statements, connection=connection))
@@ -106,6 +128,27 @@ class RowTriggers:
         await self._listener.execute("SELECT pg_catalog.pg_notify($1, $2)", END, nonce)
         async with asyncio.timeout(WITHIN_S):
             await ended.wait()
+
+
+OPERATIONS = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
+
+
+def as_payload(row: asyncpg.Record) -> str:
+    """A row of the journal as its trigger would have notified it."""
+    assert row["channel"] == CHANNEL
+    content = {
+        "operation": OPERATIONS[row["op"]],
+        "table": row["table_name"],
+        "schema": row["table_schema"],
+        "sent_at": row["at"].isoformat(),
+        "xid": row["xid"],
+        "v": 1,
+    }
+    if row["keys"] is not None:
+        content |= {"key": row["key"], "keys": row["keys"]} | ({"columns": row["columns"]} if row["columns"] else {})
+    if row["note"] is not None:
+        content["error"] = row["note"]
+    return json.dumps(content)
 
 
 def read(payloads: Sequence[str]) -> list[Event]:

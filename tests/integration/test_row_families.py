@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pgcachewatch_daemon.sql.capture import MODES
 from pgcachewatch_daemon.sql.drift import Change, changes, findings
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
@@ -12,9 +13,9 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.every_server
 
 
-@pytest.fixture
-async def rows(database: Database) -> RowTriggers:
-    rig = await RowTriggers.open(database)
+@pytest.fixture(params=MODES)
+async def rows(request: pytest.FixtureRequest, database: Database) -> RowTriggers:
+    rig = await RowTriggers.open(database, request.param)
     await rig.writer.execute(
         "CREATE SCHEMA parts;"
         "CREATE TABLE o (id int, d int, v int, PRIMARY KEY (d, id)) PARTITION BY RANGE (d);"

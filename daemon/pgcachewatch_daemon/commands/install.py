@@ -1,5 +1,6 @@
 """`pgcachewatch install TABLE...` and `uninstall`: row-level triggers, by the flags of the original and a few more.
 
+A table's triggers notify (`--mode direct`) or write to the journal (`--mode journal`); installing again switches.
 Both print the SQL they stand for, and change nothing without --commit. Each family of tables is one transaction, so
 that no table stays locked while another is waited for; --single-transaction makes it all or nothing.
 """
@@ -17,9 +18,9 @@ from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected, run_steps
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
 from pgcachewatch_daemon.sql import plan
+from pgcachewatch_daemon.sql.capture import DEFAULT_MAX_KEYS, MODES, WAKES
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import Settings
-from pgcachewatch_daemon.sql.functions import DEFAULT_MAX_KEYS
 from pgcachewatch_daemon.sql.names import check_channel
 
 EXIT_FAILED = 1
@@ -71,13 +72,32 @@ async def _install(options: argparse.Namespace) -> int:
         catalogue = await fetch_catalogue(connection, options.columns or ())
         channel = models.DEFAULT_PG_CHANNEL
         if options.repair:
-            steps = plan.repair_plan(catalogue, default_channel=channel, owner=options.owner)
+            steps = plan.repair_plan(
+                catalogue, default_channel=channel, owner=options.owner, relay_role=options.relay_role
+            )
         else:
             tables = await _choose(connection, catalogue, options)
-            settings = Settings(options.channel_name, options.columns, options.max_keys)
-            steps = plan.install_plan(catalogue, tables, settings, default_channel=channel, owner=options.owner)
+            steps = plan.install_plan(
+                catalogue,
+                tables,
+                _settings(options),
+                default_channel=channel,
+                owner=options.owner,
+                relay_role=options.relay_role,
+            )
         await _show_and_run(connection, steps, options)
     return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        channel=options.channel_name,
+        columns=options.columns,
+        max_keys=options.max_keys,
+        mode=next((mode for mode in MODES if mode == options.mode), None),
+        wake=options.wake,
+        is_fail_open=options.fail_open,
+    )
 
 
 async def _choose(connection: Connection, catalogue: Catalogue, options: argparse.Namespace) -> tuple[Relation, ...]:
@@ -140,17 +160,24 @@ def _positive(text: str) -> int:
     return value
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
+def _parser(name: str, description: str, *, modes: Sequence[str], about_modes: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"pgcachewatch {name}", description=description, allow_abbrev=False)
     parser.add_argument("--commit", action="store_true", help="run the SQL")
     parser.add_argument("--single-transaction", action="store_true", help="all tables or none; locks all until the end")
-    parser.add_argument("--mode", choices=["row", "table"], default="row", help="table: the original's trigger (row)")
+    parser.add_argument("--mode", choices=["row", *modes, "table"], default="row", help=about_modes)
     add_database_options(parser)
     return parser
 
 
 def _install_parser() -> argparse.ArgumentParser:
-    parser = _parser("install", "Watch tables: triggers that tell which rows changed.")
+    parser = _parser(
+        "install",
+        "Watch tables: triggers that tell which rows changed.",
+        modes=MODES,
+        about_modes="direct: NOTIFY, nothing is stored; journal: a row that the relay reads, so that no event is ever "
+        "missed and writers do not commit one by one; row: as the table has it, else direct; table: the original's "
+        "trigger (row)",
+    )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="users, s2.kv, 'public.*', '\"Odd.Name\"'")
     parser.add_argument("--all", action="store_true", help="every table of the database")
     parser.add_argument("--repair", action="store_true", help="what is installed already: upgrade it, mend it")
@@ -164,11 +191,31 @@ def _install_parser() -> argparse.ArgumentParser:
         "--max-keys", type=_positive, help=f"a statement with more keys is told table-wide ({DEFAULT_MAX_KEYS})"
     )
     parser.add_argument("--owner", metavar="ROLE", help="who owns schema and functions; needs no LOGIN (you)")
+    group = parser.add_argument_group("journal mode")
+    group.add_argument(
+        "--wake",
+        choices=WAKES,
+        help="gated: the first write after a pause notifies the relay; none: nothing ever does, as PREPARE TRANSACTION "
+        "needs it, and the relay polls (what the table has, else gated)",
+    )
+    group.add_argument(
+        "--fail-open",
+        action=argparse.BooleanOptionalAction,
+        help="a write that the journal can not take goes through, and caches of its table start anew; costs each write "
+        "a subtransaction (what the table has, else the write fails)",
+    )
+    group.add_argument("--relay-role", metavar="ROLE", help="grant this role what the relay needs of the journal")
     return parser
 
 
 def _uninstall_parser() -> argparse.ArgumentParser:
-    parser = _parser("uninstall", "Stop watching tables; without TABLE all of them. Needs to own our schema, no table.")
+    parser = _parser(
+        "uninstall",
+        "Stop watching tables; without TABLE all of them. Needs to own our schema, no table. The journal goes with the "
+        "last watched table.",
+        modes=(),
+        about_modes="table: the original's trigger (row)",
+    )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="as for install")
     parser.add_argument("--channel-name", help="only tables that notify this channel")
     return parser

@@ -54,7 +54,18 @@ async def fetch_catalogue(
         relations = await _fetch(connection, catalogue.RELATIONS_SQL, sorted({*columns, *map(str, carried)}))
         triggers = await _fetch(connection, catalogue.TRIGGERS_SQL)
         has_schema = bool(await connection.fetchval(catalogue.SCHEMA_SQL))
-    return await asyncio.to_thread(catalogue.read_catalogue, relations, triggers, functions, has_schema=has_schema)
+        journal = await _fetch(connection, catalogue.JOURNAL_SQL)
+        may_read = any(row["name"] == "shapes" and row["is_readable"] for row in journal)
+        shapes = await _fetch(connection, catalogue.SHAPES_SQL) if may_read else None
+    return await asyncio.to_thread(
+        catalogue.read_catalogue,
+        relations,
+        triggers,
+        functions,
+        has_schema=has_schema,
+        journal=journal,
+        shapes=shapes,
+    )
 
 
 async def _fetch(connection: Connection, query: str, *arguments: object) -> list[dict[str, Any]]:  # Any: SQL values

@@ -13,6 +13,7 @@ from typing import Any
 
 from pgcachewatch_daemon.sql.keytext import Column
 from pgcachewatch_daemon.sql.names import display, qualified
+from pgcachewatch_daemon.sql.shapes import Shape
 
 TABLE, PARTITIONED, FOREIGN, VIEW, MATERIALIZED_VIEW = "r", "p", "f", "v", "m"
 
@@ -95,6 +96,19 @@ WHERE n.nspname = 'pgcachewatch'
 ORDER BY p.proname
 """
 
+# Of each of the journal's tables; needs no privilege. Writers write with the rights of the functions' owners.
+JOURNAL_SQL = """
+SELECT c.relname::pg_catalog.text AS name, pg_catalog.obj_description(c.oid, 'pg_class') AS comment,
+  pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS is_readable,
+  NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid
+    AND NOT (pg_catalog.has_schema_privilege(p.proowner, n.oid, 'USAGE')
+      AND pg_catalog.has_table_privilege(p.proowner, c.oid, 'INSERT'))) AS is_writable
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'pgcachewatch' AND c.relkind = 'r'
+  AND c.relname = ANY (ARRAY['journal', 'shapes', 'epoch', 'journal_state', 'consumers'])
+"""
+SHAPES_SQL = "SELECT id, channel, key, columns, table_schema, table_name FROM pgcachewatch.shapes"
+
 SCHEMA_SQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'pgcachewatch')"
 
 
@@ -151,12 +165,24 @@ class Relation:
 
 
 @dataclass(frozen=True, slots=True)
+class Journal:
+    """The tables of journal mode. `body`: which statements made them. `shapes` None: this role may not read them."""
+
+    tables: frozenset[str] = frozenset()
+    body: str = ""
+    is_readable: bool = True
+    is_writable: bool = True
+    shapes: Mapping[int, Shape] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """All of it at one instant."""
 
     relations: Mapping[int, Relation]
     functions: Mapping[str, Function]
     has_schema: bool = True
+    journal: Journal = field(default_factory=Journal)
     _neighbours: Mapping[int, set[int]] = field(init=False, repr=False, compare=False)
     _by_name: Mapping[str, list[Relation]] = field(init=False, repr=False, compare=False)
 
@@ -203,8 +229,10 @@ def read_catalogue(
     functions: Iterable[Mapping[str, Any]],
     *,
     has_schema: bool,
+    journal: Iterable[Mapping[str, Any]] = (),
+    shapes: Iterable[Mapping[str, Any]] | None = None,
 ) -> Catalogue:
-    """The rows of the three queries as values. Any: rows of a driver."""
+    """The rows of the queries as values. Any: rows of a driver."""
     by_table: dict[int, dict[str, Trigger]] = {}
     for row in triggers:
         trigger = Trigger(row["name"], row["enabled"], row["has_transition"], row["function"], row["stamp"])
@@ -213,6 +241,27 @@ def read_catalogue(
         relations={row["oid"]: _relation(row, by_table.get(row["oid"], {})) for row in relations},
         functions={row["name"]: Function(row["name"], read_settings(row["comment"])) for row in functions},
         has_schema=has_schema,
+        journal=_journal(list(journal), shapes),
+    )
+
+
+def _journal(rows: Sequence[Mapping[str, Any]], shapes: Iterable[Mapping[str, Any]] | None) -> Journal:
+    by_name = {row["name"]: row for row in rows}
+    entries = by_name.get("journal", {})
+    known = None
+    if shapes is not None:
+        known = {
+            row["id"]: Shape(
+                row["channel"], tuple(row["key"]), tuple(row["columns"]), row["table_schema"], row["table_name"]
+            )
+            for row in shapes
+        }
+    return Journal(
+        tables=frozenset(by_name),
+        body=str(read_settings(entries.get("comment")).get("body", "")),
+        is_readable=all(row["is_readable"] for row in rows),
+        is_writable=bool(entries.get("is_writable", True)),
+        shapes=known,
     )
 
 

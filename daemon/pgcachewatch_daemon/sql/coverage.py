@@ -7,8 +7,18 @@ members may change rows that are read through another. Pure: from a catalogue to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pgcachewatch_daemon.sql.capture import (
+    DEFAULT_MAX_KEYS,
+    MODES,
+    OPERATIONS,
+    WAKES,
+    Capture,
+    Mode,
+    Operation,
+    Wake,
+)
 from pgcachewatch_daemon.sql.catalogue import (
     FOREIGN,
     MATERIALIZED_VIEW,
@@ -19,8 +29,8 @@ from pgcachewatch_daemon.sql.catalogue import (
     Function,
     Relation,
 )
-from pgcachewatch_daemon.sql.functions import DEFAULT_MAX_KEYS, OPERATIONS, Capture, Operation
 from pgcachewatch_daemon.sql.keytext import Column
+from pgcachewatch_daemon.sql.shapes import Shape, shape_id
 
 ORIGIN, ALWAYS, REPLICA = "O", "A", "R"
 ROW_LEVEL: Operation = "row"
@@ -39,6 +49,20 @@ class Settings:
     channel: str | None = None
     columns: tuple[str, ...] | None = None
     max_keys: int | None = None
+    mode: Mode | None = None
+    wake: Wake | None = None
+    is_fail_open: bool | None = None
+
+    def over(self, kept: Settings) -> Settings:
+        """These where they say something, else `kept`."""
+        return Settings(
+            channel=self.channel or kept.channel,
+            columns=kept.columns if self.columns is None else self.columns,
+            max_keys=self.max_keys or kept.max_keys,
+            mode=self.mode or kept.mode,
+            wake=self.wake or kept.wake,
+            is_fail_open=kept.is_fail_open if self.is_fail_open is None else self.is_fail_open,
+        )
 
 
 def problem_with(relation: Relation) -> str:
@@ -67,11 +91,14 @@ def installed_settings(catalogue: Catalogue, relation: Relation) -> Settings | N
 def settings_of(function: Function | None) -> Settings:
     """What a function's comment says; anything may stand in it."""
     said = function.settings if function else {}
-    columns, max_keys = said.get("columns"), said.get("max_keys")
+    columns, max_keys, is_fail_open = said.get("columns"), said.get("max_keys"), said.get("is_fail_open")
     return Settings(
         channel=said["channel"] if isinstance(said.get("channel"), str) else None,
         columns=tuple(map(str, columns)) if isinstance(columns, list) else None,
         max_keys=max_keys if isinstance(max_keys, int) else None,
+        mode=next((mode for mode in MODES if mode == said.get("mode")), None),
+        wake=next((wake for wake in WAKES if wake == said.get("wake")), None),
+        is_fail_open=is_fail_open if isinstance(is_fail_open, bool) else None,
     )
 
 
@@ -95,7 +122,7 @@ def captures(
     wanted: dict[int, Capture] = {}
     for member in filter(is_watchable_kind, family):
         names = settings.columns or ()
-        wanted[member.oid] = Capture(
+        capture = Capture(
             oid=member.oid,
             channel=settings.channel or default_channel,
             key=key_of(catalogue, member)[0],
@@ -106,7 +133,24 @@ def captures(
             has_transition=has_transition,
             table=member.display,
         )
+        if settings.mode == "journal":
+            capture = replace(
+                capture,
+                mode="journal",
+                shape_id=shape_id(shape_of(catalogue, capture), catalogue.journal.shapes or {}),
+                wake=settings.wake or "gated",
+                is_fail_open=settings.is_fail_open or False,
+            )
+        wanted[member.oid] = capture
     return wanted
+
+
+def shape_of(catalogue: Catalogue, capture: Capture) -> Shape:
+    """What the keys of a capture's rows are made of. Its events name the root of a partition, and so does this."""
+    root = catalogue.root(catalogue.relations[capture.oid])
+    names = tuple(column.name for column in capture.key) if capture.has_keys else ()
+    further = tuple(column.name for column in capture.columns) if capture.has_keys else ()
+    return Shape(capture.channel, names, further, root.schema, root.name)
 
 
 def _can_carry(columns: Mapping[str, Column], name: str) -> bool:

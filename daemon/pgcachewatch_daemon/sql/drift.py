@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pgcachewatch_daemon.sql.capture import OPERATIONS, Capture, Operation
 from pgcachewatch_daemon.sql.catalogue import FOREIGN, TABLE, Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
     ORIGIN,
@@ -24,15 +25,8 @@ from pgcachewatch_daemon.sql.coverage import (
     is_watchable_kind,
     settings_of,
 )
-from pgcachewatch_daemon.sql.functions import (
-    OPERATIONS,
-    SHARED,
-    SHARED_DIGEST,
-    VERSION,
-    Capture,
-    Operation,
-    trigger_name,
-)
+from pgcachewatch_daemon.sql.functions import SHARED, SHARED_DIGEST, VERSION, comment_values, trigger_name
+from pgcachewatch_daemon.sql.journal_tables import journal_problem
 
 DISABLED = "D"
 REPAIR = "pgcachewatch install --repair --commit"
@@ -49,6 +43,7 @@ Kind = Literal[
     "restored",  # the function is named for another table: this is a restored dump
     "orphaned",  # the function's table is gone
     "replaced",  # and another one has its name, which nobody watches
+    "journal_broken",  # writes to tables in journal mode can not be recorded, or not be understood
 ]
 
 
@@ -83,7 +78,7 @@ class Change:
 def findings(catalogue: Catalogue) -> list[Finding]:
     """All that is wrong with what is installed, by table. Empty when nothing is, or nothing is installed."""
     found = [finding for family in watched_families(catalogue) for finding in _family(catalogue, family)]
-    return [*found, *_functions(catalogue)]
+    return [*found, *_functions(catalogue), *_journal(catalogue)]
 
 
 def watched_families(catalogue: Catalogue) -> list[list[Relation]]:
@@ -259,7 +254,7 @@ def _function(
     catalogue: Catalogue, relation: Relation, capture: Capture, operation: Operation, name: str
 ) -> Iterator[Finding]:
     settings = catalogue.functions[name].settings if name in catalogue.functions else {}
-    expected = capture.comment_values(operation)
+    expected = comment_values(capture, operation)
     if function_table(name) != relation.oid:
         yield Finding("restored", relation.display, f"function {name} was made for another table", oid=relation.oid)
     elif settings.get("v") != VERSION:
@@ -287,6 +282,18 @@ def _functions(catalogue: Catalogue) -> Iterator[Finding]:
         function = catalogue.functions.get(name)
         if function is None or function.settings.get("body") != SHARED_DIGEST:
             yield Finding("old_version", "", f"function {name} is not of version {VERSION}")
+
+
+def _journal(catalogue: Catalogue) -> Iterator[Finding]:
+    functions = [one for one in catalogue.functions.values() if settings_of(one).mode == "journal"]
+    if not functions:
+        return
+    shapes = catalogue.journal.shapes
+    problem = journal_problem(catalogue.journal)
+    if not problem and shapes is not None and any(one.settings.get("shape") not in shapes for one in functions):
+        problem = "a shape that rows of the journal speak of is missing"
+    if problem:
+        yield Finding("journal_broken", "", problem)
 
 
 def is_there(catalogue: Catalogue, oid: int) -> bool:

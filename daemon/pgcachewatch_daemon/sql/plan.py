@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_daemon.sql.capture import Capture
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
     ALWAYS,
@@ -23,6 +24,7 @@ from pgcachewatch_daemon.sql.coverage import (
     enabled_wanted,
     firing_of,
     problem_with,
+    shape_of,
 )
 from pgcachewatch_daemon.sql.drift import (
     family_settings,
@@ -38,13 +40,15 @@ from pgcachewatch_daemon.sql.functions import (
     SCHEMA,
     SHARED,
     SHARED_DIGEST,
-    Capture,
+    comment_values,
     function_sql,
     shared_sql,
     trigger_name,
     trigger_sql,
 )
+from pgcachewatch_daemon.sql.journal_tables import GUARD, drop_sql, grants_sql, journal_problem, journal_sql
 from pgcachewatch_daemon.sql.names import NAME_BYTES, choose, parse_pattern, quote_identifier
+from pgcachewatch_daemon.sql.shapes import shape_sql
 
 RENAMED = "restored_"  # begins the name of a function that a dump brought, until it is replaced
 LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('{SCHEMA}', 0))"
@@ -112,8 +116,12 @@ def install_plan(
     *,
     default_channel: str,
     owner: str | None = None,
+    relay_role: str | None = None,
 ) -> list[Step]:
-    """What is missing for `tables` and their families, and for a restored dump also for all that came with it."""
+    """What is missing for `tables` and their families, and for a restored dump also for all that came with it.
+
+    `relay_role` is granted what a relay needs of the journal.
+    """
     wrong = misnamed(catalogue)
     restored = [one for one in catalogue.relations.values() if _uses(one, wrong)]
     families: dict[int, list[Relation]] = {}
@@ -121,20 +129,22 @@ def install_plan(
         family = catalogue.family(table.oid)
         families.setdefault(family[0].oid, family)
     chosen = {table.oid for table in tables}
-    steps = [Step("what all tables share", tuple(_shared(catalogue, wrong, owner)))]
+    wanted: dict[int, Capture] = {}
     for family in families.values():
-        kept = family_settings(catalogue, family)
         asked = settings if any(member.oid in chosen for member in family) else Settings()
-        merged = Settings(
-            channel=asked.channel or kept.channel,
-            columns=kept.columns if asked.columns is None else asked.columns,
-            max_keys=asked.max_keys or kept.max_keys,
-        )
-        wanted = captures(catalogue, family, merged, default_channel=default_channel)
-        statements = [
-            sql for one in family if one.oid in wanted for sql in _table(catalogue, one, wanted[one.oid], owner)
-        ]
-        steps.append(Step(", ".join(member.display for member in family if member.oid in wanted), tuple(statements)))
+        merged = asked.over(family_settings(catalogue, family))
+        _check_mode(asked, merged, family)
+        wanted |= captures(catalogue, family, merged, default_channel=default_channel)
+    has_journal = any(capture.mode == "journal" for capture in wanted.values())
+    if relay_role is not None and not has_journal:
+        raise ConfigurationError("a role for the relay needs grants in journal mode only: add --mode journal")
+    shared = [*_shared(catalogue, wrong, owner), *(_journal(catalogue, owner, relay_role) if has_journal else ())]
+    steps = [Step("what all tables share", tuple(shared))]
+    for family in families.values():
+        members = [one for one in family if one.oid in wanted]
+        statements = [sql for one in members for sql in _table(catalogue, one, wanted[one.oid], owner)]
+        shapes = _shapes(catalogue, [wanted[one.oid] for one in members])
+        steps.append(Step(", ".join(member.display for member in members), (*shapes, *statements)))
     covered = {member.oid for family in families.values() for member in family}
     # While nobody watches a table's successor, its functions are all that tells of it.
     kept_functions = {name for name, relation in replaced(catalogue).items() if relation.oid not in covered}
@@ -142,11 +152,25 @@ def install_plan(
     return [step for step in steps if step.statements]
 
 
-def repair_plan(catalogue: Catalogue, *, default_channel: str, owner: str | None = None) -> list[Step]:
+def _check_mode(asked: Settings, merged: Settings, family: Sequence[Relation]) -> None:
+    """Raise ConfigurationError for options that do not go together, whether asked for now or before."""
+    if merged.mode != "journal" and (asked.wake is not None or asked.is_fail_open is not None):
+        raise ConfigurationError(f"{family[0].display}: --wake and --fail-open need --mode journal")
+    if merged.mode == "journal" and merged.wake == "none" and merged.is_fail_open:
+        raise ConfigurationError(
+            f"{family[0].display}: --fail-open tells of a lost row by NOTIFY, which --wake none rules out; choose one"
+        )
+
+
+def repair_plan(
+    catalogue: Catalogue, *, default_channel: str, owner: str | None = None, relay_role: str | None = None
+) -> list[Step]:
     """What is missing for all that is installed, with the settings it has."""
     tables = [member for family in watched_families(catalogue) for member in family]
     tables += replaced(catalogue).values()
-    return install_plan(catalogue, tables, Settings(), default_channel=default_channel, owner=owner)
+    return install_plan(
+        catalogue, tables, Settings(), default_channel=default_channel, owner=owner, relay_role=relay_role
+    )
 
 
 def uninstall_plan(catalogue: Catalogue, tables: Sequence[Relation] | None, channel: str | None) -> list[Step]:
@@ -173,7 +197,7 @@ def uninstall_plan(catalogue: Catalogue, tables: Sequence[Relation] | None, chan
         for title, names in gone.items()
     ]
     dropped = {name for names in gone.values() for name in names}
-    if catalogue.has_schema and catalogue.functions.keys() - dropped <= set(SHARED):
+    if catalogue.has_schema and catalogue.functions.keys() - dropped <= {*SHARED, GUARD}:
         steps.append(Step("what all tables share", tuple(_drop_shared(catalogue))))
     return steps
 
@@ -183,6 +207,8 @@ def _drop_shared(catalogue: Catalogue) -> Iterator[str]:
         "ascii": "pg_catalog.text",
         "send": "pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text[]",
     }
+    if catalogue.journal.tables or GUARD in catalogue.functions:
+        yield from drop_sql(catalogue.journal.tables)
     for name in SHARED:
         if name in catalogue.functions:
             yield f"DROP FUNCTION {SCHEMA}.{name}({arguments[name]})"
@@ -202,6 +228,21 @@ def _shared(catalogue: Catalogue, wrong: set[str], owner: str | None) -> Iterato
         yield from _owned(shared_sql(), owner)
 
 
+def _journal(catalogue: Catalogue, owner: str | None, relay_role: str | None) -> Iterator[str]:
+    if journal_problem(catalogue.journal):
+        yield from journal_sql(owner)
+    if relay_role is not None:
+        yield from grants_sql(relay_role)
+
+
+def _shapes(catalogue: Catalogue, wanted: Sequence[Capture]) -> Iterator[str]:
+    """In the transaction that makes the functions: no row is read before its shape."""
+    new = {one.shape_id: one for one in wanted if one.mode == "journal"}
+    for number, capture in new.items():
+        if number not in (catalogue.journal.shapes or {}):
+            yield shape_sql(number, shape_of(catalogue, capture))
+
+
 def _table(catalogue: Catalogue, relation: Relation, capture: Capture, owner: str | None) -> Iterator[str]:
     for operation, states in enabled_wanted(relation).items():
         name = capture.function_name(operation)
@@ -209,7 +250,7 @@ def _table(catalogue: Catalogue, relation: Relation, capture: Capture, owner: st
         trigger = relation.triggers.get(trigger_name(operation))
         is_right = trigger is not None and trigger.function == name
         has_shape = trigger is not None and trigger.has_transition == has_transition(capture, operation)
-        if not is_right or function is None or function.settings != capture.comment_values(operation):
+        if not is_right or function is None or function.settings != comment_values(capture, operation):
             yield from _owned(function_sql(capture, operation), owner)
         if not is_right or not has_shape:
             yield trigger_sql(capture, operation, relation.qualified)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Function, Relation, Trigger
 from pgcachewatch_daemon.sql.coverage import Settings, captures, enabled_wanted, firing_of
 from pgcachewatch_daemon.sql.drift import has_transition
-from pgcachewatch_daemon.sql.functions import SHARED, SHARED_DIGEST, VERSION, trigger_name
+from pgcachewatch_daemon.sql.functions import SHARED, SHARED_DIGEST, VERSION, comment_values, trigger_name
 from pgcachewatch_daemon.sql.keytext import Column
 
 CHANNEL = "ch"
@@ -38,7 +38,7 @@ def installed(relations: Iterable[Relation], settings: Settings | None = None) -
         for operation in enabled_wanted(relation) if capture else ():
             assert capture is not None
             function = capture.function_name(operation)
-            functions[function] = Function(function, capture.comment_values(operation))
+            functions[function] = Function(function, comment_values(capture, operation))
             state, name = firing_of(relation, operation), trigger_name(operation)
             triggers[name] = Trigger(name, state, has_transition(capture, operation), function)
         covered[relation.oid] = replace(relation, triggers=triggers)
