@@ -69,7 +69,8 @@ def declared(client: Client, dependencies: CacheKeywords) -> Any:  # Any: a cach
     async def get(key: int | str) -> object:
         return VALUE
 
-    return client.cache(maxsize=ENTRIES, **dependencies)(get)
+    options: CacheKeywords = {**dependencies, "maxsize": ENTRIES}
+    return client.cache(**options)(get)
 
 
 async def fill(function: Any, key_of: Callable[[int], object], count: int) -> None:

@@ -1,8 +1,8 @@
 """The socket loop: keeps one connection to a relay alive for as long as the client lives, and drives its session.
 
 Frames are handed to the ClientSession as they arrive, and what they mean is applied at once, in order, in one
-synchronous step per frame: nothing else of this event loop runs between an event and its effect (the proof of G1 to G4
-rests on it). What survives a connection is kept here: the cursor to resume from.
+synchronous step for all that came in one read: nothing else of this event loop runs between an event and its effect
+(the proof of G1 to G4 rests on it). What survives a connection is kept here: the cursor to resume from.
 
 A connection is given up, its transport aborted without a closing handshake, when no frame came for a while although a
 ping asked for one: that is how a half-open socket looks. Then it is tried again, for ever, as core/backoff decides.
@@ -54,9 +54,12 @@ class LinkRefused(Exception):
 
 
 class Receiver(Protocol):
-    """Where a link delivers. Both are called on the event loop; after `lost` neither is called again."""
+    """Where a link delivers. All are called on the event loop; after `lost` none is called again."""
 
     def receive(self, frame: str | bytes) -> None: ...
+
+    def receive_many(self, frames: Sequence[str | bytes]) -> None:
+        """As `receive` for each, in order; for frames that are there at once."""
 
     def lost(self, how: LinkLost) -> None: ...
 
@@ -268,13 +271,16 @@ class _Life:
         if self.link is not None and not self._ended.done():
             self.link.send(text)
 
-    def receive(self, frame: str | bytes) -> None:  # hot path
-        """One frame, one synchronous step."""
+    def receive(self, frame: str | bytes) -> None:
+        self.receive_many((frame,))
+
+    def receive_many(self, frames: Sequence[str | bytes]) -> None:  # hot path
+        """Frames that are there at once, one synchronous step."""
         if self._ended.done():
             return
         self._heard_s = self._clock()
         try:
-            for delivery in self.session.receive(frame):
+            for delivery in self.session.receive_many(frames):
                 self._apply(delivery)
         except Exception:
             # A fault of ours, not of the relay's: what was not applied must not be missed, so nothing is kept.

@@ -66,10 +66,14 @@ class CacheReader:
         self._label = label
         self._rows = rows
         self._dimensions = {dimension_place(one): number for number, one in enumerate(rows.dimensions if rows else ())}
+        self._dimension_of: dict[int, int | None] = {}  # by the id of a subscription: each has one of its own
 
-    def changed(self, change: deliveries.Change, sub: messages.Sub) -> None:
-        place = row_place(sub)
-        dimension = None if place is None else self._dimensions.get(place)
+    def changed(self, change: deliveries.Change, sub: messages.Sub) -> None:  # hot path
+        try:
+            dimension = self._dimension_of[sub.id]
+        except KeyError:
+            place = row_place(sub)
+            dimension = self._dimension_of[sub.id] = None if place is None else self._dimensions.get(place)
         # While dark, runs may be under way that were begun before the types of the rows were known.
         if dimension is None or change.key is None or not self.is_live:
             self._store.flush(change.xid)

@@ -83,13 +83,12 @@ class RowIndex:
         by_text = self._by_text.get(dimension)
         if not by_text:
             return ()
-        taken = self._of(by_text.pop(_name(text), _NOBODY))
-        return (*taken, *self._of(by_text.pop(ANY_ROW))) if ANY_ROW in by_text else taken
+        there = by_text.pop(_name(text), _NOBODY)
+        keys = () if there is _NOBODY else self._released(there)
+        return (*keys, *self._released(by_text.pop(ANY_ROW))) if ANY_ROW in by_text else keys
 
-    def _of(self, there: Hashable | _Several) -> Collection[Hashable]:
-        """The keys of one row that was taken out."""
-        if there is _NOBODY:
-            return ()
+    def _released(self, there: Hashable | _Several) -> Collection[Hashable]:
+        """The keys of a row that was taken out."""
         keys = there if isinstance(there, _Several) else (there,)
         self._size -= len(keys)
         return keys

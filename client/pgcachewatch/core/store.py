@@ -363,8 +363,12 @@ class Store(Generic[V, R]):
         with self.lock:
             if self.stamps is not None:
                 self.stamps.changed(row, xid)
+            entries, fills = self.entries, self._fills
             for key in self._rows.take(row):
-                self._drop(key)
+                fills.pop(key, None)
+                entry = entries.get(key)
+                if entry is not None:
+                    entry.generation = DEAD
 
     def flush(self, xid: int | None = None) -> None:
         """Nothing stored or running up to now may be served to a later caller. O(1). `xid` as in `forget_row`."""
@@ -397,15 +401,11 @@ class Store(Generic[V, R]):
     def forget(self, key: Hashable) -> bool:
         """Drop one key, its running fill included. True when there was something to serve."""
         with self.lock:
-            is_served = self.lookup(key) is not None
-            self._drop(key)
-            return is_served
-
-    def _drop(self, key: Hashable) -> None:  # hot path
-        self._fills.pop(key, None)
-        entry = self.entries.get(key)
-        if entry is not None:
-            entry.generation = DEAD
+            self._fills.pop(key, None)
+            entry = self.lookup(key)
+            if entry is not None:
+                entry.generation = DEAD
+            return entry is not None
 
     def info(self) -> CacheInfo:
         """Counts up to now. O(entries)."""

@@ -8,6 +8,9 @@ A session lives as long as its connection. What must survive it is handed over: 
     (3) Proof        renew freshness
     (4) BarrierPassed, Stream   wake those who wait
 
+Events with no other message between them are one Invalidate and one Advance, also over several frames that came at
+once: to drop early what a later position stands for is safe, and the position never runs ahead of what was dropped.
+
 A break of the p->s chain, or anything else that shows that this side lost its place, is never repaired by guessing:
 everything is flushed, the session closes, and the next connection starts from nothing (G6).
 
@@ -16,8 +19,9 @@ Bounds: outstanding pings (the oldest is forgotten), ended subscriptions remembe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgcachewatch.errors import ProtocolError
 from pgcachewatch.models import EVERYTHING, GapReason, Position, Scope
@@ -29,8 +33,7 @@ PING_IDS_FROM = 2**40  # request ids are one number space (W-ID-1): the caller's
 ENDED_SUBSCRIPTIONS = messages.SUBSCRIPTIONS_PER_CONNECTION
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One item of an `ev`: subscription `id` saw operation letter `op` on `key` (None: all the subscription covers).
 
     `detail` is the event's own content in stream mode, and with stamps its transaction; None otherwise.
@@ -67,7 +70,7 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Invalidate:
-    """Changes of one event or one conflated set, to be applied before the Advance that follows."""
+    """Changes of events in a row, or of one conflated set, to be applied before the Advance that follows."""
 
     changes: tuple[Change, ...]
 
@@ -257,28 +260,91 @@ class ClientSession:
 
     def receive(self, frame: str | bytes) -> list[Delivery]:
         """What one frame means, in the order in which it must be applied. Never raises for what a relay can send."""
-        if self.state is ClientState.CLOSED:
-            return []
-        deliveries: list[Delivery] = []
-        try:
-            if isinstance(frame, bytes):
-                raise ProtocolError("binary frame", rule="W-FRAME-1")
-            for message in codec.decode_relay(frame):
-                if not isinstance(message, codec.Unknown):
-                    self._handle(message, deliveries)
-        except ProtocolError as violation:
-            self.state = ClientState.CLOSED
-            self.cursor = None
-            reason: GapReason = "chain_broken" if violation.rule.startswith("W-CHAIN") else "unreadable"
-            deliveries += [
-                Flush(EVERYTHING, reason),
-                CloseWith(violation.close_code, codec.shorten(str(violation)), violation.rule),
-            ]
-        return deliveries
+        return list(self.receive_many((frame,)))
+
+    def receive_many(self, frames: Sequence[str | bytes]) -> Iterator[Delivery]:
+        """The same for frames that are there at once. Apply each delivery before the next is taken.
+
+        A frame is looked at when what came before it is applied, unless all between are events.
+        """
+        at = 0
+        while at < len(frames) and self.state is not ClientState.CLOSED:
+            deliveries: list[Delivery] = []
+            try:
+                after = self._evs(frames, at, deliveries) if self.state is ClientState.OPEN else at
+                if after == at:
+                    after = at + 1
+                    self._read(frames[at], deliveries)
+                at = after
+            except ProtocolError as violation:
+                self.state = ClientState.CLOSED
+                self.cursor = None
+                reason: GapReason = "chain_broken" if violation.rule.startswith("W-CHAIN") else "unreadable"
+                deliveries += [
+                    Flush(EVERYTHING, reason),
+                    CloseWith(violation.close_code, codec.shorten(str(violation)), violation.rule),
+                ]
+            yield from deliveries
 
     def close(self) -> None:
         """The connection is gone. `cursor` stays: the next session may resume from it."""
         self.state = ClientState.CLOSED
+
+    def _evs(self, frames: Sequence[str | bytes], at: int, out: list[Delivery]) -> int:  # hot path
+        """Take the frames from `at` on that hold nothing but events. Returns the place of the first of another kind."""
+        cursor = self.cursor
+        if cursor is None:
+            return at
+        decode, seq = codec.decode_evs, cursor.seq
+        changes: list[Change] = []
+        whole = 0  # changes of events that are whole
+        try:
+            while at < len(frames):
+                frame = frames[at]
+                evs = decode(frame) if isinstance(frame, str) else None
+                if evs is None:
+                    break
+                for previous, to, items in evs:
+                    # The chain first: changes behind a hole must not look like all there was.
+                    if previous != seq or to < previous:
+                        raise _broken(previous, to, seq)
+                    self._add_changes(items, changes, out)
+                    seq, whole = to, len(changes)
+                at += 1
+            return at
+        finally:
+            # Also before the flush for a violation: streams are told what came before it.
+            if whole:
+                out.append(Invalidate(tuple(changes[:whole])))
+            if seq != cursor.seq:
+                self.cursor = Position(cursor.epoch, seq)
+                out.append(Advance(self.cursor))
+
+    def _add_changes(self, items: Sequence[list[object]], changes: list[Change], out: list[Delivery]) -> None:
+        """What one event says. Raises before anything of it is flushed."""
+        is_checked = False
+        for item in items:
+            change = self._change(item)
+            if change is None:
+                if not is_checked:
+                    for other in items:
+                        self._change(other)
+                    is_checked = True
+                # Behind what came before, so that a stream is told in order.
+                if changes:
+                    out.append(Invalidate(tuple(changes)))
+                    changes.clear()
+                out.append(Flush(EVERYTHING, "overflow"))
+            elif change.id >= 0:
+                changes.append(change)
+
+    def _read(self, frame: str | bytes, out: list[Delivery]) -> None:
+        """A frame of any kind."""
+        if isinstance(frame, bytes):
+            raise ProtocolError("binary frame", rule="W-FRAME-1")
+        for message in codec.decode_relay(frame):
+            if not isinstance(message, codec.Unknown):
+                self._handle(message, out)
 
     def _handle(self, message: messages.RelayMessage, out: list[Delivery]) -> None:
         accepted = CLIENT_ACCEPTS[self.state]
@@ -333,23 +399,20 @@ class ClientSession:
         out.append(Granted(subok.id, subok.s, types, subok.notice))
 
     def _ev(self, ev: messages.Ev, out: list[Delivery]) -> None:
-        # The chain first: changes behind a hole must not look like all there was.
         self._check_chain(ev.p, ev.s)
         changes: list[Change] = []
-        for item in ev.i:
-            change = self._change(item)
-            if change is None:
-                out.append(Flush(EVERYTHING, "overflow"))
-            elif change.id >= 0:
-                changes.append(change)
+        self._add_changes(ev.i, changes, out)
         if changes:
             out.append(Invalidate(tuple(changes)))
         self._advance(ev.p, ev.s, out)
 
-    def _change(self, item: list[object]) -> Change | None:
+    def _change(self, item: list[object]) -> Change | None:  # hot path
         """None stands for "everything". An id of -1 stands for an ended subscription."""
-        sid, op, key, *rest = item if len(item) >= 3 else (None, None, None)
-        detail = rest[0] if rest else None
+        sid = op = key = detail = None
+        if len(item) == 3:
+            sid, op, key = item
+        elif len(item) > 3:
+            sid, op, key, detail = item[:4]
         if (
             type(sid) is not int
             or type(op) is not str
@@ -357,13 +420,14 @@ class ClientSession:
             or not (detail is None or isinstance(detail, dict))
         ):
             raise ProtocolError(f"malformed item {str(item)[:80]}", rule="W-EV-2")
+        identity = self._id_of.get(sid)
+        if identity is not None:
+            return Change(identity, op, key, detail)
         if sid == 0:
             return None
         if sid in self._ended:
             return Change(-1, op, key)
-        if sid not in self._id_of:
-            raise ProtocolError(f"event for sid {sid}, which was never given", rule="W-EV-3")
-        return Change(self._id_of[sid], op, key, detail)
+        raise ProtocolError(f"event for sid {sid}, which was never given", rule="W-EV-3")
 
     def _reset(self, reset: messages.Reset, out: list[Delivery]) -> None:
         scope = EVERYTHING
@@ -381,10 +445,7 @@ class ClientSession:
         if self.cursor is None:
             raise ProtocolError("position before welcome", rule="W-CHAIN-1")
         if previous != self.cursor.seq or seq < previous:
-            raise ProtocolError(
-                f"p={previous} s={seq} does not follow {self.cursor.seq}: messages were lost",
-                rule="W-CHAIN-1",
-            )
+            raise _broken(previous, seq, self.cursor.seq)
         return self.cursor
 
     def _advance(self, previous: int, seq: int, out: list[Delivery]) -> None:
@@ -398,3 +459,7 @@ class ClientSession:
         self._ended[sid] = None
         while len(self._ended) > ENDED_SUBSCRIPTIONS:
             del self._ended[next(iter(self._ended))]
+
+
+def _broken(previous: int, seq: int, at: int) -> ProtocolError:
+    return ProtocolError(f"p={previous} s={seq} does not follow {at}: messages were lost", rule="W-CHAIN-1")

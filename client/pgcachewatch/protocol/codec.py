@@ -5,7 +5,8 @@ or not the shape its `t` demands raises ProtocolError with the rule's id; a `t` 
 the sessions answer or skip (W-FORWARD-2), so that one new message does not break an old peer.
 
 Encoding an event for a subscription group happens once, whoever reads it: `encode_ev` and `encode_mark` are on the
-relay's hot path and build their text without a model in between.
+relay's hot path and build their text without a model in between. So does `decode_evs` on the client's: it reads events
+that are plainly right, and leaves all else to `decode_relay`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Annotated, Generic, TypeVar
 
 import pydantic
+import pydantic_core
 
 from pgcachewatch.errors import ProtocolError
 from pgcachewatch.protocol import messages
@@ -24,6 +26,7 @@ from pgcachewatch.protocol import messages
 EXCERPT_LENGTH = 80
 REASON_BYTES = 120  # a WebSocket close reason has at most 123 bytes (RFC 6455, 5.5.1)
 
+EV_STARTS = ('{"t":"ev"', '[{"t":"ev"')
 Item = tuple[int, str, str | None] | tuple[int, str, str | None, dict[str, object]]
 M = TypeVar("M")
 
@@ -124,6 +127,42 @@ def decode_relay(frame: str) -> Sequence[messages.RelayMessage | Unknown]:
     return _from_relay.decode(frame)
 
 
+def decode_evs(frame: str) -> list[tuple[int, int, list[list[object]]]] | None:  # hot path
+    """Of a frame of nothing but `ev` messages, the `p`, `s` and `i` of each; None for any other, and in any doubt.
+
+    What it reads is what `decode_relay` would; the session checks the items in both cases.
+
+    >>> decode_evs('{"t":"ev","p":6,"s":7,"i":[[1,"u","42"]]}')
+    [(6, 7, [[1, 'u', '42']])]
+    >>> decode_evs('{"t":"mark","p":6,"s":7}') is None
+    True
+    """
+    if not frame.startswith(EV_STARTS):
+        return None
+    try:
+        content = pydantic_core.from_json(frame)
+    except ValueError:
+        return None
+    evs: list[tuple[int, int, list[list[object]]]] = []
+    for message in content if type(content) is list else (content,):
+        if type(message) is not dict or message.get("t") != "ev":
+            return None
+        previous, seq, items = message.get("p"), message.get("s"), message.get("i")
+        if (
+            type(previous) is not int
+            or type(seq) is not int
+            or type(items) is not list
+            or not 0 <= previous <= messages.SEQ_MAX
+            or not 0 <= seq <= messages.SEQ_MAX
+        ):
+            return None
+        for item in items:
+            if type(item) is not list:
+                return None
+        evs.append((previous, seq, items))
+    return evs
+
+
 def encode(message: messages.Message) -> str:
     """One message as one frame; fields that are None are left out.
 
@@ -151,15 +190,20 @@ def _encode_plain_item(sid: int, op: str, key: str | None) -> str:  # hot path
     return f'[{sid},"{op}",null]' if key is None else f'[{sid},"{op}",{encode_basestring_ascii(key)}]'
 
 
-def encode_mark(previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None) -> str:  # hot path
-    """A `mark` frame; `as_of_ms` None when the message only advances the position. `snapshot` is digits, `:` and `,`.
+def encode_mark(
+    previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None, position: str | None = None
+) -> str:  # hot path
+    """A `mark` frame; `as_of_ms` None when the message only advances the position.
+
+    `snapshot` and `position`, in the journal, are digits, `:` and `,`.
 
     >>> encode_mark(7, 9, 1500.25)
     '{"t":"mark","p":7,"s":9,"as_of":1500.25}'
     """
     proof = "" if as_of_ms is None else f',"as_of":{as_of_ms:.3f}'.rstrip("0").rstrip(".")
     stamp = "" if snapshot is None else f',"x":"{snapshot}"'
-    return f'{{"t":"mark","p":{previous},"s":{seq}{proof}{stamp}}}'
+    place = "" if position is None else f',"j":"{position}"'
+    return f'{{"t":"mark","p":{previous},"s":{seq}{proof}{stamp}{place}}}'
 
 
 def shorten(reason: str) -> str:

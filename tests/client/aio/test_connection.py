@@ -9,6 +9,7 @@ import pytest
 from pgcachewatch import testing
 from pgcachewatch.aio.connection import HEARTBEAT_MOST_S, Link, LinkLost, LinkRefused, Receiver
 from pgcachewatch.errors import NotFresh, Refused
+from pgcachewatch.protocol import codec
 from pgcachewatch.protocol.transitions import Trust
 from pgcachewatch.testing import HEARTBEAT_S, FakeRelay
 from tests.client.aio.rig import ATTEMPT_TIMEOUT_S, STALENESS_S, Rig
@@ -294,3 +295,41 @@ async def test_trying_again_never_ends_while_the_relay_is_down() -> None:
         with pytest.raises(NotFresh, match="503"):
             await rig.watch.until(lambda: rig.watch.is_live, timeout_s=3600)
     assert 100 < attempts < 1_000  # about one each five seconds
+
+
+async def test_frames_that_came_at_once_are_applied_in_one_step() -> None:
+    relay = FakeRelay()
+    async with Rig(relay) as rig:
+        cache, _ = rig.cache("users")
+        await rig.live()
+        life, session, flushes = rig.connection._life, rig.connection.session, cache.flushes
+        assert life is not None
+        assert session is not None
+        _, seq = relay.head
+        (sid,) = session._id_of
+
+        life.receive_many([codec.encode_ev(seq + past, seq + past + 1, [(sid, "u", None)]) for past in range(1_000)])
+
+        assert cache.flushes == flushes + 1
+        assert rig.watch.position == rig.connection.cursor == session.cursor
+        assert rig.watch.position is not None
+        assert rig.watch.position.seq == seq + 1_000
+
+
+async def test_nothing_behind_a_frame_that_breaks_the_chain_is_applied() -> None:
+    relay = FakeRelay()
+    async with Rig(relay) as rig:
+        cache, _ = rig.cache("users")
+        await rig.live()
+        life, session, flushes = rig.connection._life, rig.connection.session, cache.flushes
+        assert life is not None
+        assert session is not None
+        _, seq = relay.head
+        (sid,) = session._id_of
+        events = [codec.encode_ev(seq + past, seq + past + 1, [(sid, "u", None)]) for past in (0, 2, 1)]
+
+        life.receive_many([*events, codec.encode_mark(seq + 1, seq + 1, relay.relay_ms() + 60_000)])
+
+        assert cache.flushes == flushes + 2, "one by the first event, one by the gap"
+        assert rig.watch.freshness.trust is not Trust.LIVE
+        assert rig.connection.cursor is None

@@ -70,6 +70,28 @@ def test_readers_with_one_wish_share_a_subscription() -> None:
     assert one.told == other.told == ["live", ("users", "5")]
 
 
+def test_in_one_step_each_row_and_each_table_is_told_once_to_who_only_drops_it() -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+    rows, tables = subscriptions.add_wishes(reader, [Wish(USERS, columns=("id",)), Wish(ORDERS, columns=())])
+    five, six, table = Change(rows.id, "u", "5"), Change(rows.id, "u", "6"), Change(tables.id, "u", None)
+
+    subscriptions.changed([five, six, five._replace(op="d"), table, table, five])
+    assert reader.told == [("users", "5"), ("users", "6"), ("orders", None)]
+
+    subscriptions.changed([five])
+    assert reader.told[3:] == [("users", "5")]
+
+
+@pytest.mark.parametrize("wish", [Wish(USERS, mode="stream"), Wish(USERS, has_stamps=True)])
+def test_who_reads_each_change_or_its_transaction_is_told_each(wish: Wish) -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+    (sub,) = subscriptions.add_wishes(reader, [wish])
+
+    subscriptions.changed([Change(sub.id, "u", "5"), Change(sub.id, "u", "5", {"x": 7})] * 2)
+
+    assert reader.told == [("users", "5")] * 4
+
+
 def test_stream_and_invalidate_wishes_are_not_shared() -> None:
     subscriptions = Subscriptions()
     subscriptions.add(Recorder(), [USERS])

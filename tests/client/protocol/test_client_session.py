@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -341,3 +342,124 @@ def test_a_mark_with_what_is_no_snapshot_is_malformed() -> None:
     deliveries = session.receive('{"t":"mark","p":7,"s":7,"as_of":1.0,"x":"10"}')
 
     assert violation(deliveries).rule == "W-FRAME-3"
+
+
+# --- frames that came at once
+
+
+def ev(previous: int, *items: str) -> str:
+    return f'{{"t":"ev","p":{previous},"s":{previous + 1},"i":[{",".join(items)}]}}'
+
+
+FIVE, SIX, ALL = '[1,"u","5"]', '[1,"u","6"]', '[0,"*",null]'
+
+
+def test_events_in_a_row_are_one_invalidate_and_one_advance() -> None:
+    session = live_session()
+
+    assert list(session.receive_many([ev(7, FIVE), f"[{ev(8, SIX)},{ev(9)}]", ev(10, FIVE)])) == [
+        Invalidate((Change(1, "u", "5"), Change(1, "u", "6"), Change(1, "u", "5"))),
+        Advance(Position(EPOCH, 11)),
+    ]
+    assert session.cursor == Position(EPOCH, 11)
+
+
+def test_a_message_between_events_keeps_its_place() -> None:
+    mark, passed = '{"t":"mark","p":8,"s":8,"as_of":50}', '{"t":"barrierok","id":3,"s":8}'
+    assert list(live_session().receive_many([ev(7, FIVE), mark, passed, ev(8, SIX)])) == [
+        Invalidate((Change(1, "u", "5"),)),
+        Advance(Position(EPOCH, 8)),
+        Proof(50.0),
+        BarrierPassed(3),
+        Invalidate((Change(1, "u", "6"),)),
+        Advance(Position(EPOCH, 9)),
+    ]
+
+
+def test_a_flush_of_everything_between_events_keeps_its_place() -> None:
+    assert list(live_session().receive_many([ev(7, FIVE), ev(8, ALL, SIX)])) == [
+        Invalidate((Change(1, "u", "5"),)),
+        Flush(EVERYTHING, "overflow"),
+        Invalidate((Change(1, "u", "6"),)),
+        Advance(Position(EPOCH, 9)),
+    ]
+
+
+@pytest.mark.rule("W-CHAIN-1")
+@pytest.mark.rule("W-EV-2")
+@pytest.mark.parametrize("bad", [ev(9, SIX), ev(8, SIX, "[1]"), ev(8, ALL, SIX, "[1]"), "{", '{"t":"ev"}'])
+def test_what_came_before_a_violation_is_told_and_nothing_behind_it(bad: str) -> None:
+    session = live_session()
+
+    first, advance, *others = session.receive_many([ev(7, FIVE), bad, ev(8, SIX), ev(10, SIX)])
+
+    assert (first, advance) == (Invalidate((Change(1, "u", "5"),)), Advance(Position(EPOCH, 8)))
+    violation(others)
+    assert len(others) == 2
+    assert session.cursor is None
+
+
+def test_a_frame_is_looked_at_when_what_came_before_it_was_applied() -> None:
+    session = live_session()
+    mark = '{"t":"mark","p":8,"s":8,"as_of":50}'
+    applied: list[Delivery] = []
+    for delivery in session.receive_many([ev(7, FIVE), '{"t":"stale","since":1,"reason":""}', mark]):
+        applied.append(delivery)
+        if isinstance(delivery, SourceLost):
+            session.subscribe(messages.Sub(id=2))
+
+    assert not any(isinstance(delivery, Proof) for delivery in applied), "W-MARK-3: a subscription is not live yet"
+
+
+def test_a_session_that_is_closed_by_what_was_told_reads_no_further() -> None:
+    session = live_session()
+    told = session.receive_many(['{"t":"bye","code":4000}', ev(7, FIVE)])
+
+    assert next(told) == Leaving(4000, 0, 0)
+    session.close()
+
+    assert list(told) == []
+    assert session.cursor == Position(EPOCH, 7)
+
+
+def merged(deliveries: list[Delivery]) -> list[object]:
+    """Without how changes in a row are divided, and the positions between them."""
+    found: list[object] = []
+    for delivery in deliveries:
+        if isinstance(delivery, Invalidate):
+            if not (found and isinstance(found[-1], list)):
+                found.append([])
+            found[-1] += delivery.changes  # type: ignore[operator]  # a list, as was just seen
+        elif not isinstance(delivery, Advance):
+            found.append(delivery)
+    return found
+
+
+EVENTS = st.builds(
+    lambda previous, items: ev(previous, *items),
+    st.integers(7, 9),
+    st.lists(st.sampled_from([FIVE, SIX, ALL, '[1,"u",null,{"x":5}]', "[2]", '[3,"u",null]']), max_size=3),
+)
+
+
+@given(
+    st.lists(EVENTS | relay_frames.map(lambda frames: f"[{','.join(frames[:2])}]") | st.just("[]"), max_size=6),
+    st.lists(st.integers(0, 6), max_size=3),
+)
+def test_frames_mean_the_same_however_many_come_at_once_and_however_they_are_read(
+    frames: list[str], cuts: list[int]
+) -> None:
+    one_by_one, at_once, by_models = live_session(), live_session(), live_session()
+    places = sorted({0, *cuts, len(frames)})
+
+    singly = [delivery for frame in frames for delivery in one_by_one.receive(frame)]
+    together = [
+        delivery for start, end in itertools.pairwise(places) for delivery in at_once.receive_many(frames[start:end])
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "decode_evs", lambda frame: None)
+        modelled = [delivery for frame in frames for delivery in by_models.receive(frame)]
+
+    assert merged(singly) == merged(together) == merged(modelled)
+    assert one_by_one.cursor == at_once.cursor == by_models.cursor
+    assert one_by_one.state is at_once.state is by_models.state

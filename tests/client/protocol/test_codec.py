@@ -39,6 +39,70 @@ FROM_RELAY: list[messages.Message] = [
 ]
 
 
+EV_FIELDS = st.fixed_dictionaries(
+    {
+        "t": st.just("ev") | st.sampled_from(["mark", 5]),
+        "p": st.integers(-1, 5) | st.sampled_from([2**53 - 1, 2**53, 2**70, True, 1.0, 1.5, None, "1"]),
+        "s": st.integers(-1, 5) | st.sampled_from([2**53 - 1, 2**53, 2**70, False, 2.0, None, "1"]),
+        "i": st.lists(
+            st.lists(
+                st.integers()
+                | st.none()
+                | st.text()
+                | st.floats()
+                | st.dictionaries(st.text(), st.integers(), max_size=2)
+            )
+            | st.sampled_from([None, 1, {}]),
+            max_size=3,
+        )
+        | st.sampled_from([None, {}, "[]"]),
+    },
+    optional={"new": st.integers()},
+)
+
+
+@given(st.lists(EV_FIELDS, max_size=3) | EV_FIELDS, st.booleans())
+def test_events_that_are_read_without_a_model_say_what_their_models_say(content: object, is_ascii: bool) -> None:
+    frame = json.dumps(content, separators=(",", ":"), ensure_ascii=is_ascii)
+
+    evs = codec.decode_evs(frame)
+
+    if evs is not None:
+        read = codec.decode_relay(frame)
+        assert repr([messages.Ev(p=p, s=s, i=i) for p, s, i in evs]) == repr(list(read))  # NaN is not itself
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@given(
+    items=st.lists(st.tuples(st.integers(0, 9), st.sampled_from("iudt*"), st.none() | st.text(max_size=5)), max_size=3)
+)
+def test_what_the_relay_writes_is_read_without_a_model(count: int, items: list[codec.Item]) -> None:
+    texts = [codec.encode_ev(seq, seq + 1, items) for seq in range(count)]
+
+    evs = codec.decode_evs(texts[0] if count == 1 else f"[{','.join(texts)}]")
+
+    assert evs == [(seq, seq + 1, [list(item) for item in items]) for seq in range(count)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        '{"t":"mark","p":1,"s":2}',
+        '[{"t":"ev","p":1,"s":2,"i":[]},{"t":"mark","p":2,"s":2}]',
+        '{"t":"ev","p":1,"s":2,"i":[]',
+        '{"t":"ev","p":1,"s":2,"i":[]}{}',
+        '{"t":"ev","p":1,"s":9007199254740992,"i":[]}',
+        '{"t":"ev","p":1,"s":2,"i":[5]}',
+        '{"t":"ev","p":1,"s":2}',
+        '{"t":"ev","t":"mark","p":1,"s":2,"i":[]}',
+        '{"t":"ev","p":1,"s":2,"i":[[1,"u","\\ud800"]]}',
+    ],
+)
+def test_what_is_not_plainly_an_event_is_left_to_the_models(frame: str) -> None:
+    assert codec.decode_evs(frame) is None
+
+
 @pytest.mark.parametrize("message", FROM_CLIENT, ids=lambda message: message.t)
 def test_each_client_message_survives_the_wire(message: messages.Message) -> None:
     assert list(codec.decode_client(codec.encode(message))) == [message]
