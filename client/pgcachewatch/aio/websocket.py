@@ -1,9 +1,10 @@
 """A Link over the network: one WebSocket to `/v1/ws`.
 
 Compression is off: frames are small, and CPU is what a cache wants to save. WebSocket keepalive is off: the session
-asks for signs of life itself, and judges by what the lease needs. A frame is handed on in the step in which it was
-read, and written in the step in which it was sent: each further turn of the loop would be a part of what a barrier and
-an invalidation take. Waiting for a peer that does not read happens in the writer task only.
+asks for signs of life itself, and judges by what the lease needs. All frames that one read brought are handed on in the
+step in which they were read, and a frame is written in the step in which it was sent: each further turn of the loop
+would be a part of what a barrier and an invalidation take. Waiting for a peer that does not read happens in the writer
+task only. The library makes the handshake, closes, and judges what is not plain; plain frames do not reach it.
 
 Bounds: FRAMES_WAITING for a relay that does not read, then the link is aborted, as nothing sent would arrive; the
 protocol's frame limit; CLOSE_TIMEOUT_S for a closing handshake.
@@ -26,12 +27,14 @@ from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
 from pgcachewatch.aio.connection import Link, LinkLost, LinkRefused, OpenLink, Receiver
+from pgcachewatch.aio.frames import FrameReader
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.protocol import messages
 
 FRAMES_WAITING = 4_096
 CLOSE_TIMEOUT_S = 0.25
 STATUS_NOT_A_RELAY = 400
+END_OF_HEAD = b"\r\n\r\n"
 
 
 def endpoint(url: str) -> str:
@@ -92,20 +95,53 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
 
 
 class _Connection(ClientConnection):
-    """Hands frames of data to `take`, and keeps those that came before there was one."""
+    """Hands data to `take`, texts and the library's frames, and keeps what came before there was one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: those of ClientConnection
         super().__init__(*args, **kwargs)
-        self.take: Callable[[Frame], None] | None = None
-        self.early: list[Frame] = []
+        self.take: Callable[[list[str] | Frame], None] | None = None
+        self.early: list[list[str] | Frame] = []
+        self._frames = FrameReader(limit_bytes=messages.RELAY_FRAME_BYTES)
+        self._tail = b""  # of what came of the response's head
+        self._is_shaken = False
+
+    def data_received(self, data: bytes) -> None:  # hot path
+        if not self._is_shaken:
+            data = self._shake(data)
+        for part in self._frames.feed(data):
+            if isinstance(part, bytes):
+                super().data_received(part)
+            elif self.protocol.state is State.OPEN:
+                self._hand_on(part)
+            # Otherwise it came behind a close frame, or after ours, and nobody is there to read it.
 
     def process_event(self, event: Event) -> None:
-        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
-            super().process_event(event)
-        elif self.take is not None:
-            self.take(event)
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self._hand_on(event)
         else:
-            self.early.append(event)
+            super().process_event(event)
+
+    def _shake(self, data: bytes) -> bytes:
+        """Hand the response to the library, and return what came behind it: no frame may be cut between the two.
+
+        What a refusal has behind its head is the library's, too.
+        """
+        seen = self._tail + data
+        end = seen.find(END_OF_HEAD)
+        self._tail = seen[1 - len(END_OF_HEAD) :]
+        behind = len(seen) - end - len(END_OF_HEAD) if end >= 0 else 0
+        head, rest = data[: len(data) - behind], data[len(data) - behind :]
+        super().data_received(head)
+        self._is_shaken = self.protocol.state is State.OPEN
+        if rest and not self._is_shaken:
+            super().data_received(rest)
+        return rest if self._is_shaken else b""
+
+    def _hand_on(self, data: list[str] | Frame) -> None:
+        if self.take is not None:
+            self.take(data)
+        else:
+            self.early.append(data)
 
 
 class WebsocketLink:
@@ -123,8 +159,8 @@ class WebsocketLink:
         self._writer = asyncio.create_task(self._write(), name="pgcachewatch-writer")
         connection.take = self._take
         early, connection.early = connection.early, []
-        for frame in early:
-            asyncio.get_running_loop().call_soon(self._take, frame)
+        for data in early:
+            asyncio.get_running_loop().call_soon(self._take, data)
 
     def send(self, text: str) -> None:
         if self._is_over:
@@ -153,9 +189,16 @@ class WebsocketLink:
         self._writer.cancel()
         await self._connection.close(code, reason)
 
-    def _take(self, frame: Frame) -> None:  # hot path
+    def _take(self, data: list[str] | Frame) -> None:  # hot path
         if self._is_over:
             return
+        if isinstance(data, list):
+            self._receiver.receive_many(data)
+        else:
+            self._take_frame(data)
+
+    def _take_frame(self, frame: Frame) -> None:
+        """One that is not plain."""
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
         data = bytes(frame.data)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
+from websockets.utils import accept_key
 
 from pgcachewatch.aio.connection import LinkLost, LinkRefused
 from pgcachewatch.aio.websocket import FRAMES_WAITING, endpoint, websocket_links
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch.protocol.messages import SUBPROTOCOL
+from pgcachewatch.protocol.messages import RELAY_FRAME_BYTES, SUBPROTOCOL
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -26,10 +29,16 @@ class Inbox:
 
     def __init__(self) -> None:
         self.frames: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self.batches = 0
         self.end: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
 
     def receive(self, frame: str | bytes) -> None:
         self.frames.put_nowait(frame)
+
+    def receive_many(self, frames: Sequence[str | bytes]) -> None:
+        self.batches += 1
+        for frame in frames:
+            self.frames.put_nowait(frame)
 
     def lost(self, how: LinkLost) -> None:
         assert not self.end.done(), "a link is lost once"
@@ -85,6 +94,90 @@ async def test_text_that_is_no_utf_8_arrives_as_the_bytes_it_is() -> None:
         inbox = Inbox()
         link = await websocket_links()(url, inbox)
         assert await inbox.frames.get() == b"\xff"
+        link.abort()
+
+
+async def test_frames_that_were_written_at_once_arrive_in_few_batches() -> None:
+    count = 1_000
+
+    async def speak(connection: ServerConnection) -> None:
+        frames = [Frame(Opcode.TEXT, str(number).encode()).serialize(mask=False) for number in range(count)]
+        connection.transport.write(b"".join(frames))
+        await connection.wait_closed()
+
+    async with relay(speak) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert [await inbox.frames.get() for _ in range(count)] == [str(number) for number in range(count)]
+        assert inbox.batches <= count / 10
+        link.abort()
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """The response to a handshake."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    key = next(line for line in head.decode().splitlines() if line.lower().startswith("sec-websocket-key"))
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(key.split(': ')[1])}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 5, 1_000])
+async def test_frames_that_come_with_the_handshake_arrive_however_it_is_cut(piece_bytes: int) -> None:
+    frames = [
+        Frame(Opcode.TEXT, b"plain"),
+        Frame(Opcode.PING, b"?"),
+        Frame(Opcode.TEXT, b"pa", fin=False),
+        Frame(Opcode.CONT, b"rts"),
+        Frame(Opcode.TEXT, b"last"),
+        Frame(Opcode.CLOSE, b"\x0f\xa0bye"),
+        Frame(Opcode.TEXT, b"behind the end"),
+    ]
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = await answered(reader) + b"".join(frame.serialize(mask=False) for frame in frames)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(stream), piece_bytes):
+            writer.write(stream[at : at + piece_bytes])
+            await asyncio.sleep(0)  # so that the other side reads in between; all of this holds if it does not
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        inbox = Inbox()
+        await websocket_links()(f"ws://127.0.0.1:{port}", inbox)
+
+        assert await inbox.end == LinkLost(4000, "bye")
+        assert [inbox.frames.get_nowait() for _ in range(inbox.frames.qsize())] == ["plain", "parts", "last"]
+
+
+async def test_a_frame_beyond_the_limit_ends_the_link_behind_what_came_before_it() -> None:
+    async def speak(connection: ServerConnection) -> None:
+        await connection.send("before")
+        await connection.send("x" * (RELAY_FRAME_BYTES + 1))
+        await connection.wait_closed()
+
+    async with relay(speak) as url:
+        inbox = Inbox()
+        await websocket_links()(url, inbox)
+
+        assert "1009" in (await inbox.end).reason
+        assert inbox.frames.get_nowait() == "before"
+        assert inbox.frames.empty()
+
+
+async def test_a_frame_of_the_greatest_size_arrives() -> None:
+    async def speak(connection: ServerConnection) -> None:
+        await connection.send("x" * RELAY_FRAME_BYTES)
+        await connection.wait_closed()
+
+    async with relay(speak) as url:
+        inbox = Inbox()
+        link = await websocket_links()(url, inbox)
+        assert await inbox.frames.get() == "x" * RELAY_FRAME_BYTES
         link.abort()
 
 
