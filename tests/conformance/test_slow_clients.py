@@ -89,7 +89,9 @@ async def test_a_slow_client_is_told_of_each_change_by_key_or_as_a_whole(databas
 
 @pytest.mark.rule("W-SLOW-2")
 async def test_a_slow_stream_is_closed_4103_and_resumes_without_a_loss(database: Database) -> None:
-    with relay_of(database, outbox_bytes="200000") as relay:
+    # The events are 328 kB. Kernel (48), one write (half an outbox) and an outbox must not hold them all, and two
+    # outboxes must hold what was missed.
+    with relay_of(database, outbox_bytes="150000") as relay:
         async with Neighbour(relay, database) as neighbour, one_that_does_not_read(relay, mode="stream") as slow:
             await neighbour.settle()
             keys = await change_many(database)
