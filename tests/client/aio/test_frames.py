@@ -81,26 +81,24 @@ FRAMES = st.one_of(
     ),
 )
 # What ends a connection: wrong, too long, masked, or a close frame.
-ENDS = st.sampled_from(
-    [
-        wire(Opcode.CLOSE, b"\x03\xe8bye"),
-        wire(Opcode.CLOSE, b"\x03"),
-        wire(Opcode.TEXT, b"a", fin=False) + text("b"),
-        wire(Opcode.CONT, b"alone"),
-        wire(Opcode.TEXT, b"x" * (LIMIT_BYTES + 1)),
-        b"\xc1\x01a",
-        b"\x83\x01a",
-        b"\x09\x00",
-        b"\x89\x7e\x00\x7e" + b"p" * 126,
-        Frame(Opcode.TEXT, b"masked").serialize(mask=True),
-        b"\x81\xff" + b"\xff" * 8,
-        b"\x81\x7f" + b"\xff" * 8,
-    ]
-)
+ENDS = [
+    wire(Opcode.CLOSE, b"\x03\xe8bye"),
+    wire(Opcode.CLOSE, b"\x03"),
+    wire(Opcode.TEXT, b"a", fin=False) + text("b"),
+    wire(Opcode.CONT, b"alone"),
+    wire(Opcode.TEXT, b"x" * (LIMIT_BYTES + 1)),
+    b"\xc1\x01a",
+    b"\x83\x01a",
+    b"\x09\x00",
+    b"\x89\x7e\x00\x7e" + b"p" * 126,
+    Frame(Opcode.TEXT, b"masked").serialize(mask=True),
+    b"\x81\xff" + b"\xff" * 8,
+    b"\x81\x7f" + b"\xff" * 8,
+]
 PLACES = st.lists(st.integers(0, 200_000), max_size=8)
 
 
-@given(st.lists(FRAMES, max_size=6), st.none() | ENDS, st.lists(FRAMES, max_size=2), PLACES)
+@given(st.lists(FRAMES, max_size=6), st.none() | st.sampled_from(ENDS), st.lists(FRAMES, max_size=2), PLACES)
 def test_a_stream_says_what_it_says_to_the_library(
     frames: list[bytes], end: bytes | None, behind: list[bytes], places: list[int]
 ) -> None:
@@ -113,6 +111,21 @@ def test_a_stream_says_what_it_says_to_the_library(
 
     assert lean.messages == library.messages
     assert lean.end() == library.end()
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end[:4].hex())
+@pytest.mark.parametrize("piece_bytes", [1, 1_000_000])
+def test_each_end_is_the_end_it_is_to_the_library(end: bytes, piece_bytes: int) -> None:
+    stream = text("before") + end + text("behind")
+    library, lean = Reference(), Lean()
+    library.feed(stream)
+
+    for at in range(0, len(stream), piece_bytes):
+        lean.feed(stream[at : at + piece_bytes])
+
+    assert lean.messages == library.messages
+    assert lean.end() == library.end()
+    assert lean.plain == 1
 
 
 @given(st.binary(max_size=60), PLACES)

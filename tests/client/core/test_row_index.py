@@ -122,7 +122,28 @@ def test_each_text_is_a_row_of_its_own_however_it_is_kept(texts: set[str]) -> No
     assert [taken(index, text) for text in rows] == [{("of", text)} for text in rows]
 
 
-@pytest.mark.parametrize("key", [5, "5", 5.0, True])
+def test_texts_that_write_one_number_in_several_ways_are_rows_of_their_own() -> None:
+    index = RowIndex()
+    arabic_five = "\N{ARABIC-INDIC DIGIT FIVE}"
+    texts = ["5", "05", "005", "-5", "+5", " 5", "5.0", "0", "00", "-0", "", arabic_five, f"1{arabic_five}", "15"]
+    texts += ["9" * length for length in (17, 18, 19, 5_000)]
+    for text in texts:
+        index.add(("of", text), [RowKey(0, text)], is_kept=always)
+
+    assert [taken(index, text) for text in texts] == [{("of", text)} for text in texts]
+
+
+class EqualToAll:
+    """A key that says so of everything, and has another hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("key", [5, "5", 5.0, True, EqualToAll()])
 def test_a_key_that_looks_like_the_text_of_its_row_is_found_as_it_is(key: Hashable) -> None:
     index = RowIndex()
     index.add(key, [RowKey(0, "5")], is_kept=always)
