@@ -15,6 +15,7 @@ from pgcachewatch_daemon.commands.database import DatabaseRefused, run_steps
 from pgcachewatch_daemon.embedded import PostgresBinaries
 from pgcachewatch_daemon.io.catalogue import fetch_catalogue
 from pgcachewatch_daemon.sql import coverage, plan
+from pgcachewatch_daemon.sql.capture import MODES, Mode
 from pgcachewatch_daemon.sql.drift import findings
 from tests.postgres import Database
 from tests.row_triggers import CHANNEL, RowTriggers
@@ -313,7 +314,8 @@ async def test_what_can_not_be_watched_is_refused_by_name_and_skipped_by_pattern
         plan.choose_tables(catalogue, ["public.T"])
 
 
-async def test_rows_that_a_subscription_applies_are_told(rows: RowTriggers, postgres_binaries: Any) -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_rows_that_a_subscription_applies_are_told(rows: RowTriggers, postgres_binaries: Any, mode: Mode) -> None:
     """Publisher and subscriber are two databases of one server, so the slot is made by hand."""
     name = f"{rows.database.name[:50]}_sub"
     slot = f"slot_{rows.database.name}"
@@ -322,7 +324,7 @@ async def test_rows_that_a_subscription_applies_are_told(rows: RowTriggers, post
     try:
         await rows.writer.execute("ALTER TABLE t REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE t")
         await rows.writer.execute(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
-        subscriber = await RowTriggers.open(copy)
+        subscriber = await RowTriggers.open(copy, mode)
         await subscriber.writer.execute(
             "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, 0)"
         )

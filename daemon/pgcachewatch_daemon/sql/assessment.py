@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
+from pgcachewatch_daemon.sql.coverage import installed_settings
 from pgcachewatch_daemon.sql.drift import Finding, changes, family_settings, findings
 
 DOUBTS = 200
@@ -32,8 +33,8 @@ class Doubt:
 class Assessment:
     """One look. `appeared` and `gone` are findings against the look before.
 
-    `is_everything`: too many tables are in doubt, and `doubts` is empty. `retyped` names the tables whose key or
-    carried columns are not what they were.
+    `is_everything`: too many tables are in doubt, and `doubts` is empty. `retyped` names the tables whose key,
+    carried columns or mode are not what they were.
     `distrusted` are (schema, name) of tables whose events speak of columns as they were when it was installed.
     """
 
@@ -109,5 +110,11 @@ def _retyped(before: Catalogue, after: Catalogue) -> frozenset[str]:
     return frozenset(
         new.name
         for oid, new in after.relations.items()
-        if (old := before.relations.get(oid)) is None or (old.key, old.columns) != (new.key, new.columns)
+        if (old := before.relations.get(oid)) is None
+        or (old.key, old.columns, _mode(before, old)) != (new.key, new.columns, _mode(after, new))
     )
+
+
+def _mode(catalogue: Catalogue, relation: Relation) -> str | None:
+    settings = installed_settings(catalogue, relation)
+    return None if settings is None else settings.mode

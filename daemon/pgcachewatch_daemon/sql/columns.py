@@ -21,10 +21,14 @@ Code = Literal["unknown_table", "unknown_column", "unusable_column"]
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`types` has the base type of each of the columns, `notice` what a person ought to know."""
+    """`types` has the base type of each of the columns, `notice` what a person ought to know.
+
+    `is_journalled`: all that the subscription is told comes by the journal, nothing by notification.
+    """
 
     types: tuple[str, ...] | None = None
     notice: str | None = None
+    is_journalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,9 @@ def judge(
         return Refusal("unknown_table", text) if columns else Accepted(notice=text)
     notices = [_notice(catalogue, one, channel) for one in tables]
     notice = next((one for one in notices if one is not None), None)
+    is_journalled = all(_is_journalled(catalogue, one, channel) for one in tables)
     if not columns:
-        return Accepted(notice=notice)
+        return Accepted(notice=notice, is_journalled=is_journalled)
     answers = [_types(catalogue, one, columns) for one in tables]
     refused = next((each for each in answers if isinstance(each, Refusal)), None)
     if refused is not None:
@@ -74,7 +79,18 @@ def judge(
         return Refusal("unusable_column", f"{names} have columns of different types: name the schema")
     first = answers[0]
     assert not isinstance(first, Refusal)
-    return Accepted(first, notice)
+    return Accepted(first, notice, is_journalled)
+
+
+def _is_journalled(catalogue: Catalogue, relation: Relation, channel: str | None) -> bool:
+    """True when none of its triggers notifies: not one of another mode, nor the original's beside them."""
+    settings = installed_settings(catalogue, relation)
+    return (
+        settings is not None
+        and settings.mode == "journal"
+        and channel in (None, settings.channel)
+        and all(trigger.function is not None for trigger in relation.triggers.values())
+    )
 
 
 def _notice(catalogue: Catalogue, relation: Relation, channel: str | None = None) -> str | None:

@@ -35,15 +35,26 @@ SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text AS snapshot,
   NULL::pg_catalog.text[] AS columns
 """
 
-# Names one by one through their indexes: a hash of all tables for each poll would cost more than the poll.
+# Names once for each table that there are rows of, through indexes: joined to the rows, a hash of all tables of the
+# database would be made for each poll.
+_NAMES = """
+names AS MATERIALIZED (
+  SELECT d.rel, t.table_schema, t.table_name
+  FROM (SELECT DISTINCT f.rel FROM fresh AS f) AS d
+  CROSS JOIN LATERAL (
+    SELECT n.nspname::pg_catalog.text AS table_schema, c.relname::pg_catalog.text AS table_name
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = d.rel LIMIT 1
+  ) AS t
+)"""
+
 _NAMED = f"""
 SELECT NULL, NULL, NULL, NULL, f.xid::pg_catalog.text, f.seq, f.at, f.op::pg_catalog.text, f.keys, f.note,
-  f.rel::pg_catalog.int8, f.shape, coalesce(n.nspname::pg_catalog.text, s.table_schema),
-  coalesce(c.relname::pg_catalog.text, s.table_name), s.channel, s.key, s.columns
+  f.rel::pg_catalog.int8, f.shape, coalesce(n.table_schema, s.table_schema), coalesce(n.table_name, s.table_name),
+  s.channel, s.key, s.columns
 FROM fresh AS f
 LEFT JOIN {SCHEMA}.shapes AS s ON s.id = f.shape
-LEFT JOIN pg_catalog.pg_class AS c ON c.oid = f.rel
-LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN names AS n ON n.rel = f.rel
 """
 
 
@@ -56,13 +67,19 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace
 
 
 def poll_sql() -> str:
-    """What was committed since the snapshot whose xmax is $1 (text) and in which $2 (text[]) were running."""
+    """What was committed since the snapshot whose xmax is $1 (text) and in which $2 (text[]) were running.
+
+    Parameters stand in subqueries so that PostgreSQL can not see their values when it plans: so it plans once, after
+    five calls, and not for each poll, which would take seven times as long as the poll.
+    """
     return f"""
 WITH fresh AS MATERIALIZED (
-  SELECT j.* FROM {SCHEMA}.journal AS j WHERE j.xid >= $1::pg_catalog.text::pg_catalog.xid8 AND j.xid < {_NEXT}
+  SELECT j.* FROM {SCHEMA}.journal AS j
+  WHERE j.xid >= (SELECT $1::pg_catalog.text::pg_catalog.xid8) AND j.xid < {_NEXT}
   UNION ALL
-  SELECT j.* FROM {SCHEMA}.journal AS j WHERE j.xid = ANY ($2::pg_catalog.text[]::pg_catalog.xid8[])
-)
+  SELECT j.* FROM {SCHEMA}.journal AS j
+  WHERE j.xid = ANY ((SELECT $2::pg_catalog.text[]::pg_catalog.xid8[])::pg_catalog.xid8[])
+),{_NAMES}
 {_HEADER}UNION ALL{_NAMED}ORDER BY 6 NULLS FIRST
 """
 
@@ -72,7 +89,7 @@ def history_sql() -> str:
     return f"""
 WITH fresh AS MATERIALIZED (
   SELECT j.* FROM {SCHEMA}.journal AS j WHERE j.xid < {_NEXT} ORDER BY j.xid DESC LIMIT $1::pg_catalog.int8
-)
+),{_NAMES}
 {_HEADER}UNION ALL{_NAMED}ORDER BY 6 NULLS FIRST
 """
 

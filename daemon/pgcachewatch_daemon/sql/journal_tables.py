@@ -98,6 +98,20 @@ _TRIGGERS = (
     f"ALTER TABLE {SCHEMA}.journal ENABLE ALWAYS TRIGGER guard_truncate",
 )
 
+# Trigger functions write with the rights of their owners, who need not be who made the journal.
+_MAY_WRITE = f"""DO $pgcachewatch$
+DECLARE
+  owner pg_catalog.name;
+BEGIN
+  FOR owner IN SELECT DISTINCT pg_catalog.pg_get_userbyid(p.proowner) FROM pg_catalog.pg_proc AS p
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = '{SCHEMA}'
+  LOOP
+    EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA {SCHEMA} TO %I', owner);
+    EXECUTE pg_catalog.format('GRANT INSERT ON {SCHEMA}.journal TO %I', owner);
+  END LOOP;
+END;
+$pgcachewatch$"""
+
 JOURNAL_DIGEST = digest("".join((*_CREATE, _GUARD, *_TRIGGERS)))
 
 
@@ -125,6 +139,7 @@ def journal_sql(owner: str | None) -> Iterator[str]:
         yield f"ALTER FUNCTION {SCHEMA}.{GUARD}() OWNER TO {quote_identifier(owner)}"
         for table in TABLES:
             yield f"ALTER TABLE {SCHEMA}.{table} OWNER TO {quote_identifier(owner)}"
+    yield _MAY_WRITE
     yield f"COMMENT ON TABLE {SCHEMA}.journal IS {quote_literal(comment)}"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pgcachewatch_daemon.sql.catalogue import PARTITIONED, read_catalogue, read_settings
+from pgcachewatch_daemon.sql.catalogue import PARTITIONED, Journal, read_catalogue, read_settings
+from pgcachewatch_daemon.sql.journal_tables import JOURNAL_DIGEST, TABLES
 from pgcachewatch_daemon.sql.keytext import Column
 from tests.daemon.sql.catalogues import empty, table
 from tests.postgres import Database
@@ -71,3 +74,23 @@ def test_a_comment_that_is_not_ours_says_nothing(comment: str | None) -> None:
 
 def test_an_empty_database_is_read() -> None:
     assert read_catalogue([], [], [], has_schema=False).relations == {}
+
+
+async def test_the_journal_is_read_without_a_privilege_but_for_its_shapes(database: Database) -> None:
+    rows = await RowTriggers.open(database, "journal")
+    await rows.writer.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    assert (await rows.catalogue()).journal == Journal()
+    await rows.install("t")
+    role = f"reader_{database.name}"
+    await rows.writer.execute(f"CREATE ROLE {role}")
+    try:
+        whole = (await rows.catalogue()).journal
+        await rows.writer.execute(f"SET ROLE {role}")
+        seen = (await rows.catalogue()).journal
+    finally:
+        await rows.writer.execute(f"RESET ROLE; DROP ROLE {role}")
+
+    assert whole.shapes is not None
+    assert [shape.table for shape in whole.shapes.values()] == ["t"]
+    assert (whole.tables, whole.body, whole.is_writable) == (frozenset(TABLES), JOURNAL_DIGEST, True)
+    assert seen == replace(whole, shapes=None, is_readable=False)

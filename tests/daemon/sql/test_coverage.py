@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgcachewatch_daemon.sql.catalogue import FOREIGN, MATERIALIZED_VIEW, PARTITIONED, VIEW, Relation
+from pgcachewatch_daemon.sql.catalogue import FOREIGN, MATERIALIZED_VIEW, PARTITIONED, VIEW, Function, Relation
 from pgcachewatch_daemon.sql.coverage import (
     Settings,
     captures,
@@ -13,6 +13,8 @@ from pgcachewatch_daemon.sql.coverage import (
     installed_settings,
     key_of,
     problem_with,
+    settings_of,
+    shape_of,
 )
 from pgcachewatch_daemon.sql.functions import DEFAULT_MAX_KEYS, OPERATIONS
 from pgcachewatch_daemon.sql.keytext import Column
@@ -110,3 +112,46 @@ def test_triggers_fire_always_where_the_table_is_ours_and_for_what_a_subscriptio
     assert {operation: firing_of(applied, operation) for operation in enabled_wanted(applied)} == {
         "insert": "O", "update": "O", "delete": "O", "truncate": "A", "row": "R",
     }  # fmt: skip
+
+
+def test_what_is_asked_for_goes_before_what_was_kept_also_when_it_is_nothing() -> None:
+    kept = Settings("ch", ("a",), 7, "journal", "none", True)
+
+    assert Settings().over(kept) == kept
+    assert Settings(columns=(), is_fail_open=False).over(kept) == Settings("ch", (), 7, "journal", "none", False)
+    assert Settings("x", ("b",), 1, "direct", "gated").over(kept) == Settings("x", ("b",), 1, "direct", "gated", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        ({}, Settings()),
+        (
+            {"mode": "journal", "wake": "none", "is_fail_open": True},
+            Settings(None, None, None, "journal", "none", True),
+        ),
+        ({"mode": "telepathy", "wake": 1, "is_fail_open": "yes"}, Settings()),
+    ],
+)
+def test_a_comment_says_the_mode_or_nothing(said: dict[str, object], settings: Settings) -> None:
+    assert settings_of(Function("f", said)) == settings
+
+
+def test_a_capture_in_journal_mode_knows_its_shape_and_a_direct_one_has_none() -> None:
+    catalogue = empty([table(1, "t")])
+    family = catalogue.family(1)
+
+    direct = captures(catalogue, family, Settings(), default_channel=CHANNEL)[1]
+    written = captures(catalogue, family, Settings(mode="journal"), default_channel=CHANNEL)[1]
+
+    assert (direct.mode, direct.shape_id) == ("direct", 0)
+    assert (written.mode, written.wake, written.is_fail_open) == ("journal", "gated", False)
+    shape = shape_of(catalogue, written)
+    assert (shape.channel, shape.key, shape.schema, shape.table) == (CHANNEL, ("id",), "public", "t")
+
+
+def test_the_shape_of_a_table_wide_capture_has_no_key() -> None:
+    catalogue = empty([table(1, "t", key=())])
+    capture = captures(catalogue, catalogue.family(1), Settings(mode="journal"), default_channel=CHANNEL)[1]
+
+    assert shape_of(catalogue, capture).key == ()

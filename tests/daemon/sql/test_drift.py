@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from pgcachewatch_daemon.sql.catalogue import FOREIGN, PARTITIONED, Catalogue, Function, Relation
+from pgcachewatch_daemon.sql.catalogue import FOREIGN, PARTITIONED, Catalogue, Function, Journal, Relation
 from pgcachewatch_daemon.sql.coverage import Settings
 from pgcachewatch_daemon.sql.drift import Change, changes, family_settings, findings, function_table
 from pgcachewatch_daemon.sql.keytext import Column
@@ -175,3 +176,49 @@ def test_rows_that_come_or_go_without_a_write_are_found_as_changes(
 def test_a_function_says_which_table_it_is_for() -> None:
     assert function_table("t_7_row") == 7
     assert function_table("t_7_unknown") == function_table("restored_t_7_update") == 0
+
+
+JOURNAL = Settings(mode="journal")
+
+
+def test_what_is_in_journal_mode_as_installed_has_no_findings() -> None:
+    assert findings(installed(TREE, JOURNAL)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"tables": frozenset()}, "no table pgcachewatch.journal"),
+        ({"body": ""}, "another release"),
+        ({"is_writable": False}, "may not insert"),
+        ({"shapes": {}}, "a shape"),
+    ],
+)
+def test_a_journal_that_takes_no_rows_or_explains_none_is_found_and_loses_events(
+    changes: dict[str, Any], detail: str
+) -> None:
+    catalogue = installed(TREE, JOURNAL)
+
+    (finding,) = findings(replace(catalogue, journal=replace(catalogue.journal, **changes)))
+
+    assert finding.kind == "journal_broken"
+    assert detail in finding.detail
+    assert finding.may_lose_events
+
+
+def test_who_may_not_read_the_shapes_finds_nothing_wrong_with_them() -> None:
+    catalogue = installed(TREE, JOURNAL)
+
+    assert findings(replace(catalogue, journal=replace(catalogue.journal, shapes=None))) == []
+
+
+def test_a_broken_journal_is_of_no_concern_where_no_table_writes_to_it() -> None:
+    catalogue = installed(TREE)
+
+    assert findings(replace(catalogue, journal=Journal(frozenset({"journal"})))) == []
+
+
+def test_a_renamed_table_has_another_shape_and_no_finding() -> None:
+    catalogue = changed(installed(TREE, JOURNAL), 3, name="renamed")
+
+    assert findings(catalogue) == []

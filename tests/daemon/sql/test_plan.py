@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_daemon.sql.catalogue import PARTITIONED, VIEW, Catalogue
+from pgcachewatch_daemon.sql.catalogue import PARTITIONED, VIEW, Catalogue, Journal
 from pgcachewatch_daemon.sql.coverage import Settings
 from pgcachewatch_daemon.sql.keytext import Column
 from pgcachewatch_daemon.sql.plan import (
@@ -17,6 +18,7 @@ from pgcachewatch_daemon.sql.plan import (
     repair_plan,
     uninstall_plan,
 )
+from pgcachewatch_daemon.sql.shapes import Shape
 from tests.daemon.sql.catalogues import CHANNEL, changed, empty, installed, table
 
 TABLES = [
@@ -126,3 +128,90 @@ def test_functions_of_a_restored_dump_make_way_before_their_names_are_needed() -
     assert [step.title for step in steps] == ["what all tables share", "public.plain", "what is left over"]
     assert steps[0].statements[0] == 'ALTER FUNCTION pgcachewatch."t_9_delete"() RENAME TO "restored_t_9_delete"'
     assert 'DROP FUNCTION pgcachewatch."restored_t_9_delete"()' in steps[-1].statements
+
+
+JOURNAL = Settings(mode="journal")
+
+
+def journal_plan(catalogue: Catalogue, **options: Any) -> list[str]:  # Any: install_plan's own
+    tables = choose_tables(catalogue, ["plain"]).tables
+    steps = install_plan(catalogue, tables, JOURNAL, default_channel=CHANNEL, **options)
+    return [sql for step in steps for sql in step.statements]
+
+
+def test_the_journal_is_made_before_the_first_function_that_writes_to_it_and_a_shape_with_it() -> None:
+    steps = install_plan(empty(TABLES), [empty(TABLES).relations[3]], JOURNAL, default_channel=CHANNEL)
+
+    shared, table_step = steps
+    assert any(sql.startswith("CREATE TABLE IF NOT EXISTS pgcachewatch.journal ") for sql in shared.statements)
+    assert table_step.statements[0].startswith("INSERT INTO pgcachewatch.shapes")
+    assert sum(sql.startswith("INSERT INTO pgcachewatch.shapes") for sql in table_step.statements) == 1
+
+
+def test_a_direct_installation_makes_no_journal() -> None:
+    catalogue = empty(TABLES)
+    steps = install_plan(catalogue, [catalogue.relations[3]], Settings(), default_channel=CHANNEL)
+
+    assert not [sql for step in steps for sql in step.statements if "pgcachewatch.journal" in sql]
+
+
+def test_partitions_share_the_shape_of_their_root() -> None:
+    steps = install_plan(empty(TABLES), [empty(TABLES).relations[2]], JOURNAL, default_channel=CHANNEL)
+
+    statements = [sql for step in steps for sql in step.statements]
+    (shape,) = [sql for sql in statements if sql.startswith("INSERT INTO pgcachewatch.shapes")]
+    assert "'public', 'root'" in shape
+
+
+def test_nothing_is_planned_for_a_journal_that_is_right_and_it_is_mended_when_it_is_not() -> None:
+    catalogue = installed(TABLES, JOURNAL)
+    assert repair_plan(catalogue, default_channel=CHANNEL) == []
+
+    damaged = replace(catalogue, journal=replace(catalogue.journal, body="of another release"))
+
+    (step,) = repair_plan(damaged, default_channel=CHANNEL)
+    assert step.title == "what all tables share"
+
+
+def test_a_missing_shape_is_written_again_and_one_that_can_not_be_read_is_asked_for() -> None:
+    catalogue = installed(TABLES, JOURNAL)
+    unknown: list[dict[int, Shape] | None] = [{}, None]
+    for shapes in unknown:
+        journal = replace(catalogue.journal, shapes=shapes)
+        steps = repair_plan(replace(catalogue, journal=journal), default_channel=CHANNEL)
+        assert all(sql.startswith("INSERT INTO pgcachewatch.shapes") for step in steps for sql in step.statements)
+        assert len(steps) == 2
+
+
+def test_a_relays_role_is_granted_the_journal_and_there_must_be_one() -> None:
+    grants = [sql for sql in journal_plan(installed(TABLES, JOURNAL), relay_role="relay") if sql.startswith("GRANT")]
+
+    assert len(grants) == 6
+    assert all(sql.endswith('TO "relay"') for sql in grants)
+    catalogue = installed(TABLES)
+    with pytest.raises(ConfigurationError, match="add --mode journal"):
+        install_plan(catalogue, [catalogue.relations[3]], Settings(), default_channel=CHANNEL, relay_role="relay")
+
+
+def test_the_journal_goes_with_the_last_table_and_before_the_schema() -> None:
+    catalogue = installed(TABLES, JOURNAL)
+
+    *_, shared = uninstall_plan(catalogue, None, None)
+
+    assert shared.statements[:2] == ("DROP TABLE pgcachewatch.journal", "DROP TABLE pgcachewatch.shapes")
+    assert shared.statements[-1] == "DROP SCHEMA pgcachewatch"
+    assert not [step for step in uninstall_plan(catalogue, [catalogue.relations[3]], None) if "share" in step.title]
+
+
+def test_switching_a_table_replaces_functions_and_touches_no_table() -> None:
+    statements = journal_plan(replace(installed(TABLES), journal=installed(TABLES, JOURNAL).journal))
+
+    assert not [sql for sql in statements if "TRIGGER" in sql]
+    assert sum(sql.startswith("CREATE OR REPLACE FUNCTION") for sql in statements) == 4
+
+
+def test_an_owner_is_given_the_journal() -> None:
+    statements = journal_plan(empty(TABLES), owner="nobody")
+
+    assert 'ALTER TABLE pgcachewatch.journal OWNER TO "nobody"' in statements
+    assert journal_plan(replace(installed(TABLES, JOURNAL), journal=Journal()), owner="nobody")
