@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -39,10 +40,12 @@ class LineSource:
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._open())
+        self._task.add_done_callback(lambda task: task.cancelled() or task.result())  # a failure is logged
 
     async def _open(self) -> None:
         self.is_up = True
-        self._listener.source_up()
+        # Of a journal, where the relay asks for one, there is nothing to say.
+        self._listener.source_up(*(None for _ in inspect.signature(self._listener.source_up).parameters))
         notified, channel = self._listener.notified, DEFAULT_PG_CHANNEL
         self._inlet = await open_inlet(lambda line: notified(channel, line.decode()), port=self._port)
 

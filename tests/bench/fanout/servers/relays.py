@@ -79,8 +79,13 @@ def _ours(case: Case) -> Iterator[Serving]:
 
 @contextmanager
 def _relay(case: Case) -> Iterator[Serving]:
-    # At its default level it tells its port, but it is given one.
-    with RelayProcess(dsn(), port=processes.free_port(), **_settings(case)) as relay:
+    with ExitStack() as running:
+        try:
+            # At this level of its log it does not tell its port, so it is given one.
+            process = RelayProcess(dsn(), port=processes.free_port(), **_settings(case))
+            relay = running.enter_context(process)
+        except AssertionError as error:
+            raise processes.Failed(str(error)) from error
         yield Serving(relay.pid, Inlet("postgres", dsn=dsn()), _options(case, relay.port))
 
 
