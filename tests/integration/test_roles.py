@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import pytest
 from pgcachewatch_daemon.commands.install import install, uninstall
 from pgcachewatch_daemon.commands.status import status
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
+from pgcachewatch_daemon.sql import journal
+from pgcachewatch_daemon.sql.journal_tables import TABLES
 from tests.postgres import Database
 from tests.raw_client import CHANNEL, Client, options, running
 from tests.tidy.tree import ROOT
@@ -24,9 +27,9 @@ pytestmark = pytest.mark.every_server
 
 RUNBOOK = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sql\n(.*?)^```", RUNBOOK, re.MULTILINE | re.DOTALL)
-RELAY, MEMBER, GRANTED = BLOCKS
+RELAY, JOURNAL, MEMBER, GRANTED = BLOCKS
 PASSWORD = "change me"
-ROLES = ("pgcachewatch_relay", "pgcachewatch_installer", "app_owner", "app_user")
+ROLES = ("pgcachewatch_relay", "pgcachewatch_installer", "app_owner", "app_user", "journal_owner")
 
 
 @dataclass
@@ -134,6 +137,93 @@ async def test_the_installer_installs_with_either_grant_and_uninstalls_with_none
         " + (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgcachewatch')"
     )
     assert left == 0
+
+
+async def relay_at_work(estate: Estate) -> None:
+    """All that a relay does with a journal, with the rights of its role."""
+    relay = await asyncpg.connect(estate.dsn("pgcachewatch_relay"))
+    try:
+        assert await relay.fetchval(journal.is_there_sql())
+        first, second = [await relay.fetchval(journal.epoch_sql()) for _ in range(2)]
+        assert first == second
+        assert await relay.fetchval(journal.starts_sql()) >= 1
+        _, xmax, running = (await relay.fetchval("SELECT pg_current_snapshot()::text")).split(":")
+        async with writing(estate) as writer:
+            await writer.execute("UPDATE shop.orders SET v = v + 1 WHERE id = 1")
+        header, *rows = await relay.fetch(journal.poll_sql(), xmax, running.split(",") if running else [])
+        assert [(row["table_schema"], row["table_name"], row["keys"]) for row in rows] == [("shop", "orders", ["1"])]
+        assert (await relay.fetch(journal.history_sql(), 10))[-1]["keys"] == ["1"]
+        assert await relay.fetchval(journal.take_lock_sql())
+        assert await relay.fetchval(journal.give_up_lock_sql())
+        assert await relay.fetchval(journal.is_free_sql())
+        assert await relay.fetchval(journal.own_xid_sql())
+        await relay.execute(journal.notify_sql())
+        assert (await relay.fetchrow(journal.measure_sql()))["rows"] >= 1
+        assert await relay.fetchval(journal.prune_sql(), header["snapshot"], 100) >= 1
+        assert await relay.fetchval(journal.epoch_sql()) == first
+        name = secrets.token_hex(4)
+        await relay.execute("INSERT INTO pgcachewatch.consumers (name) VALUES ($1)", name)
+        await relay.execute("UPDATE pgcachewatch.consumers SET position = '' WHERE name = $1", name)
+        await relay.execute("DELETE FROM pgcachewatch.consumers WHERE name = $1", name)
+        for forged in (
+            "INSERT INTO pgcachewatch.journal (shape, rel, op) VALUES (1, 1, 'u')",
+            "UPDATE pgcachewatch.journal SET keys = NULL",
+            "TRUNCATE pgcachewatch.journal",
+            "UPDATE pgcachewatch.epoch SET id = ''",
+            "DELETE FROM pgcachewatch.epoch",
+            "DELETE FROM pgcachewatch.shapes",
+            "DELETE FROM pgcachewatch.journal_state",
+            "SELECT * FROM shop.orders",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await relay.execute(forged)
+    finally:
+        await relay.close()
+
+
+@pytest.mark.parametrize("is_by_hand", [False, True], ids=["option", "runbook"])
+async def test_a_relay_reads_and_prunes_the_journal_with_what_it_is_granted_and_can_do_nothing_else(
+    estate: Estate, is_by_hand: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await estate.run(RELAY)
+    await estate.run(MEMBER)
+    role = [] if is_by_hand else ["--relay-role", estate.name("pgcachewatch_relay")]
+    installer = "pgcachewatch_installer"
+    assert await estate.command(install, installer, "shop.orders", "--mode", "journal", *role, "--commit") == 0
+    assert await estate.command(status, installer) == 0
+    if is_by_hand:
+        await estate.run(JOURNAL)
+
+    await relay_at_work(estate)
+
+    async with writing(estate) as writer:
+        for table in TABLES:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await writer.execute(f"SELECT * FROM pgcachewatch.{table}")
+    assert await estate.command(uninstall, installer, "--commit") == 0
+    assert await estate.owner.fetchval("SELECT to_regnamespace('pgcachewatch') IS NULL")
+
+
+async def test_the_journal_can_belong_to_a_role_that_can_not_log_in_and_is_mended_by_whoever_may(
+    estate: Estate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await estate.run(RELAY)
+    await estate.run(f"{MEMBER}; CREATE ROLE journal_owner NOLOGIN; GRANT journal_owner TO pgcachewatch_installer")
+    await estate.run("GRANT CREATE ON DATABASE app TO journal_owner")
+    owner, installer = estate.name("journal_owner"), "pgcachewatch_installer"
+    arguments = ["--mode", "journal", "--owner", owner, "--relay-role", estate.name("pgcachewatch_relay"), "--commit"]
+    assert await estate.command(install, installer, "shop.orders", *arguments) == 0
+
+    owners = await estate.owner.fetch(
+        "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'pgcachewatch'::regnamespace"
+    )
+    assert [each[0].strip('"') for each in owners] == [owner]
+    await relay_at_work(estate)
+    await estate.owner.execute("DROP TABLE pgcachewatch.journal")
+    assert await estate.command(status, installer) == 1
+    repair = ["--repair", "--owner", owner, "--relay-role", estate.name("pgcachewatch_relay"), "--commit"]
+    assert await estate.command(install, installer, *repair) == 0
+    await relay_at_work(estate)
 
 
 async def test_a_role_without_a_grant_is_told_what_it_lacks(estate: Estate, capsys: pytest.CaptureFixture[str]) -> None:

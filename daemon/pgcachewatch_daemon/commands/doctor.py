@@ -17,9 +17,14 @@ from typing import Literal
 
 from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected
 from pgcachewatch_daemon.commands.install import run
+from pgcachewatch_daemon.commands.status import measure_journal
 from pgcachewatch_daemon.core.server_version import OLDEST_MAJOR, ServerVersion
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
+from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.sql.coverage import settings_of
 from pgcachewatch_daemon.sql.drift import findings
+from pgcachewatch_daemon.sql.functions import SHARED
+from pgcachewatch_daemon.sql.journal_tables import GUARD, journal_problem
 
 Grade = Literal["ok", "warn", "fail"]
 
@@ -27,6 +32,7 @@ QUEUE_WARN, QUEUE_FAIL = 0.1, 0.5
 SKEW_WARN_S = 1.0
 LOOPBACK_WARN_S, LOOPBACK_LIMIT_S = 0.25, 3.0
 COMMIT_WAITERS_WARN = 3
+UNPRUNED_WARN_S = 3_600.0  # a relay prunes what is a few minutes old
 
 # Committing transactions that notified wait for this lock, one by one.
 WAITERS_SQL = """
@@ -44,7 +50,10 @@ SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS is_
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What was found. `loopback_s` None: it did not return, or was not to be tried."""
+    """What was found. `loopback_s` None: it did not return, or was not to be tried.
+
+    `notifying`: tables whose writes may notify. `journal` None: no table writes to one. `oldest_s`: its oldest row.
+    """
 
     version: ServerVersion
     announced_pid: int
@@ -62,6 +71,11 @@ class Measurements:
     round_trip_s: float
     loopback_s: float | None
     losing: tuple[str, ...]
+    notifying: int = 0
+    journal: str | None = None
+    journal_problem: str = ""
+    may_read_journal: bool = True
+    oldest_s: float = 0.0
 
     @property
     def has_pooler(self) -> bool:
@@ -106,6 +120,8 @@ async def measure(connection: Connection) -> Measurements:
     relations = list(catalogue.relations.values())
     skew_s, round_trip_s = await _skew(connection)
     has_loopback = not facts["is_in_recovery"]
+    modes = [settings_of(one) for name, one in catalogue.functions.items() if name not in (*SHARED, GUARD)]
+    size, oldest_s = await _journal_facts(connection, catalogue)
     return Measurements(
         version=ServerVersion.parse(connection.get_settings().server_version),
         announced_pid=connection.get_server_pid(),
@@ -122,8 +138,38 @@ async def measure(connection: Connection) -> Measurements:
         skew_s=skew_s,
         round_trip_s=round_trip_s,
         loopback_s=await _loopback(connection) if has_loopback else None,
-        losing=tuple(sorted({one.table or one.detail for one in findings(catalogue) if one.may_lose_events})),
+        losing=tuple(
+            sorted(
+                {
+                    one.table or one.detail
+                    for one in findings(catalogue)
+                    if one.may_lose_events and one.kind != "journal_broken"
+                }
+            )
+        ),
+        notifying=sum(one.mode != "journal" or one.wake != "none" for one in modes),
+        journal=size if any(one.mode == "journal" for one in modes) else None,
+        journal_problem=_journal_problem(catalogue),
+        may_read_journal=catalogue.journal.is_readable,
+        oldest_s=oldest_s,
     )
+
+
+def _journal_problem(catalogue: Catalogue) -> str:
+    broken = [one.detail for one in findings(catalogue) if one.kind == "journal_broken"]
+    return broken[0] if broken else journal_problem(catalogue.journal)
+
+
+async def _journal_facts(connection: Connection, catalogue: Catalogue) -> tuple[str, float]:
+    """How large it is, for people, and how old its oldest row, in seconds by the server's clock."""
+    found = await measure_journal(connection, catalogue)
+    if found is None:
+        return "its size is not known", 0.0
+    size = f"{found.bytes / 1e6:,.1f} MB, at most {found.rows:,} rows"
+    if found.oldest is None:
+        return size, 0.0
+    age = "SELECT extract(epoch FROM pg_catalog.clock_timestamp() - $1::pg_catalog.text::pg_catalog.timestamptz)"
+    return size, float(await connection.fetchval(age, found.oldest))
 
 
 async def _skew(connection: Connection) -> tuple[float, float]:
@@ -168,6 +214,7 @@ def diagnose(found: Measurements) -> list[Diagnosis]:
         *_loopback_time(found),
         *_prepared(found),
         _triggers(found),
+        *_journal(found),
     ]
 
 
@@ -220,7 +267,10 @@ def _waiters(found: Measurements) -> Diagnosis:
     text = f"{found.commit_waiters} commits wait for their turn to notify"
     if found.commit_waiters < COMMIT_WAITERS_WARN:
         return Diagnosis("ok", "commits", text)
-    remedy = "notifying transactions commit one after another: watch fewer of the busiest tables, or speed up the flush"
+    remedy = (
+        "notifying transactions commit one after another: put the busiest tables in journal mode, "
+        "pgcachewatch install --mode journal TABLE... --commit"
+    )
     return Diagnosis("warn", "commits", text, remedy)
 
 
@@ -247,9 +297,12 @@ def _loopback_time(found: Measurements) -> Iterator[Diagnosis]:
 
 
 def _prepared(found: Measurements) -> Iterator[Diagnosis]:
-    if found.prepared:
-        text = f"max_prepared_transactions is {found.prepared}"
-        remedy = "PREPARE TRANSACTION fails after a write to a watched table: do not watch tables written that way"
+    if found.prepared and found.notifying:
+        text = f"max_prepared_transactions is {found.prepared}, and writes to watched tables may notify"
+        remedy = (
+            "PREPARE TRANSACTION fails after such a write: for tables that are written that way, "
+            "pgcachewatch install --mode journal --wake none TABLE... --commit"
+        )
         yield Diagnosis("warn", "two-phase", text, remedy)
 
 
@@ -260,6 +313,23 @@ def _triggers(found: Measurements) -> Diagnosis:
     if not found.has_schema:
         return Diagnosis("warn", "triggers", "no table is watched by row", "pgcachewatch install TABLE... --commit")
     return Diagnosis("ok", "triggers", "as installed")
+
+
+def _journal(found: Measurements) -> Iterator[Diagnosis]:
+    if found.journal is None:
+        return
+    if found.journal_problem:
+        remedy = "pgcachewatch install --repair --commit; until then writes to its tables fail, or are told as lost"
+        yield Diagnosis("fail", "journal", found.journal_problem, remedy)
+    elif not found.may_read_journal:
+        remedy = f"if it is the relay's: pgcachewatch install --repair --relay-role {found.role} --commit"
+        yield Diagnosis("warn", "journal", f"role {found.role} may not read it", remedy)
+    elif found.oldest_s > UNPRUNED_WARN_S:
+        text = f"{found.journal}, the oldest written {found.oldest_s / 3_600:.1f} h ago"
+        remedy = "a relay prunes it: start one on this database, or stop watching tables in journal mode"
+        yield Diagnosis("warn", "journal", text, remedy)
+    else:
+        yield Diagnosis("ok", "journal", found.journal)
 
 
 def render(found: Sequence[Diagnosis]) -> str:

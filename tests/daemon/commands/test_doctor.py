@@ -40,7 +40,13 @@ def grades(found: Measurements) -> dict[str, str]:
         ({"queue_usage": 0.2}, {"queue": "warn"}),
         ({"queue_usage": 0.5}, {"queue": "fail"}),
         ({"commit_waiters": 5}, {"commits": "warn"}),
-        ({"prepared": 10}, {"two-phase": "warn"}),
+        ({"prepared": 10, "notifying": 4}, {"two-phase": "warn"}),
+        ({"prepared": 10}, {}),
+        ({"journal": "1 MB", "oldest_s": 600.0}, {}),
+        ({"journal": "1 MB", "oldest_s": 7_200.0}, {"journal": "warn"}),
+        ({"journal": "1 MB", "may_read_journal": False}, {"journal": "warn"}),
+        ({"journal": "1 MB", "journal_problem": "broken", "may_read_journal": False}, {"journal": "fail"}),
+        ({"journal_problem": "there is none, and nobody writes to it"}, {}),
         ({"skew_s": -3.0}, {"clock": "warn"}),
         ({"skew_s": 1.2, "round_trip_s": 2.0}, {}),
         ({"loopback_s": None}, {"loopback": "fail"}),
@@ -80,6 +86,37 @@ async def test_triggers_that_are_damaged_are_exit_code_1(
     assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 1
 
     assert "fail  triggers    not as installed: public.t" in capsys.readouterr().out
+
+
+async def test_a_journal_is_looked_at_when_tables_write_to_it(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = await RowTriggers.open(database, "journal")
+    await rows.writer.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await rows.install("t")
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 0
+    assert "ok    journal     0.0 MB, at most 1 rows" in capsys.readouterr().out
+    await rows.writer.execute("UPDATE pgcachewatch.journal SET at = at - interval '2 hours'")
+    assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 0
+    assert "the oldest written 2.0 h ago" in capsys.readouterr().out
+    await rows.writer.execute("DROP TABLE pgcachewatch.shapes")
+
+    assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 1
+
+    assert "fail  journal     there is no table pgcachewatch.shapes" in capsys.readouterr().out
+
+
+async def test_what_notifies_is_counted_by_the_tables_modes(database: Database) -> None:
+    rows = await RowTriggers.open(database, "journal")
+    await rows.writer.execute("CREATE TABLE t (id int PRIMARY KEY)")
+
+    counts = []
+    for mode, wake in (("journal", "none"), ("journal", "gated"), ("direct", None)):
+        await rows.install("t", mode=mode, wake=wake)
+        counts.append((await measure(rows.writer)).notifying > 0)
+
+    assert counts == [False, True, True]
 
 
 async def test_measuring_leaves_nothing_behind(database: Database) -> None:

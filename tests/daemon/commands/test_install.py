@@ -119,6 +119,45 @@ async def test_uninstall_takes_one_table_one_channel_or_everything(rows: RowTrig
     assert await rows.writer.fetchval("SELECT to_regnamespace('pgcachewatch') IS NULL")
 
 
+async def test_a_dry_run_in_journal_mode_prints_sql_that_psql_runs(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await typed(rows, install, "users", "--mode", "journal", "--wake", "none") == 0
+
+    out, _ = capsys.readouterr()
+    assert await triggers(rows.writer) == 0
+    await rows.writer.execute(out)
+    assert await triggers(rows.writer) == 4
+    assert findings(await rows.catalogue()) == []
+    await rows.writer.execute("INSERT INTO users VALUES (1)")
+    assert [row["keys"] for row in await rows.rows()] == [["1"]]
+
+
+async def test_a_mode_is_kept_until_another_is_asked_for(rows: RowTriggers, capsys: pytest.CaptureFixture[str]) -> None:
+    await typed(rows, install, "users", "--mode", "journal", "--fail-open", "--commit")
+    capsys.readouterr()
+    for arguments in (["users"], ["users", "--mode", "row"], ["users", "--mode", "journal"], ["--repair"]):
+        await typed(rows, install, *arguments)
+        assert capsys.readouterr().out == "", arguments
+    await typed(rows, install, "users", "--no-fail-open", "--commit")
+    said = {
+        one.settings["is_fail_open"] for one in (await rows.catalogue()).functions.values() if "mode" in one.settings
+    }
+    assert said == {False}
+    await typed(rows, install, "users", "--mode", "direct", "--commit")
+
+    assert not [one for one in (await rows.catalogue()).functions.values() if "mode" in one.settings]
+
+
+async def test_uninstalling_everything_takes_the_journal(rows: RowTriggers) -> None:
+    await typed(rows, install, "users", "kv", "--mode", "journal", "--commit")
+    await rows.writer.execute("INSERT INTO users VALUES (1)")
+
+    assert await typed(rows, uninstall, "--commit") == 0
+
+    assert await rows.writer.fetchval("SELECT to_regnamespace('pgcachewatch') IS NULL")
+
+
 async def test_one_name_that_can_not_work_changes_nothing_at_all(
     rows: RowTriggers, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +196,11 @@ async def test_a_column_that_does_not_exist_says_what_is_close(
         ["--all", "--repair"],
         ["t", "--max-keys", "0"],
         ["t", "--mode", "table"],
+        ["t", "--mode", "other"],
+        ["users", "--wake", "none"],
+        ["users", "--fail-open"],
+        ["users", "--mode", "journal", "--wake", "none", "--fail-open"],
+        ["users", "--relay-role", "nobody"],
         ["t", "--channel-name", "c" * 64],
         ["a.b.c"],
     ],

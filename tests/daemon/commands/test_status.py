@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 
 from pgcachewatch import queries
 from pgcachewatch_daemon.commands.install import install
-from pgcachewatch_daemon.commands.status import Line, render, status
+from pgcachewatch_daemon.commands.status import JournalLine, Line, render, render_journal, status
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
 
@@ -24,7 +25,7 @@ async def rows(database: Database) -> RowTriggers:
 async def lines(rows: RowTriggers, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Line]]:
     capsys.readouterr()
     code = await asyncio.to_thread(status, ["--json", "--pg-dsn", rows.database.dsn])
-    found = [Line(**{**one, "notes": tuple(one["notes"])}) for one in json.loads(capsys.readouterr().out)]
+    found = [Line(**{**one, "notes": tuple(one["notes"])}) for one in json.loads(capsys.readouterr().out)["tables"]]
     return code, {line.table: line for line in found}
 
 
@@ -156,10 +157,56 @@ async def test_a_watched_table_that_was_dropped_and_made_again_is_found_and_mend
 
 
 def test_the_table_for_people_is_aligned_and_ends_with_the_notes() -> None:
-    text = render([Line("public.users", "rows", "1", "id", ("a note", "another")), Line("t", "no", "", "", ())])
+    text = render(
+        [Line("public.users", "rows", "direct", "1", "id", ("a note", "another")), Line("t", "no", "", "", "", ())]
+    )
 
     assert text.splitlines() == [
-        "table         watched  version  key  notes",
-        "public.users  rows     1        id   a note; another",
+        "table         watched  mode    version  key  notes",
+        "public.users  rows     direct  1        id   a note; another",
         "t             no",
     ]
+
+
+async def test_each_tables_mode_is_told_and_the_journal_behind_them(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.writer.execute("CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE bare (id int)")
+    await rows.install("other")
+    assert await asyncio.to_thread(status, ["--pg-dsn", rows.database.dsn]) == 0
+    assert "journal" not in capsys.readouterr().out
+    await rows.install("users", mode="journal", wake="none")
+    await rows.writer.execute("INSERT INTO users VALUES (1, 1); DELETE FROM users")
+
+    code, found = await lines(rows, capsys)
+
+    assert code == 0
+    assert {name: line.mode for name, line in found.items()} == {
+        "public.users": "journal", "public.other": "direct", "public.bare": "",
+    }  # fmt: skip
+    assert found["public.users"].notes == ("the relay has to poll: nothing wakes it",)
+    assert await asyncio.to_thread(status, ["--pg-dsn", rows.database.dsn]) == 0
+    assert re.search(
+        r"^journal: 0\.\d MB, at most 2 rows, the oldest of 20\S+\+00:00; none pruned$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
+
+
+async def test_a_journal_that_can_not_be_written_is_exit_code_1(
+    rows: RowTriggers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await rows.install("users", mode="journal", is_fail_open=True)
+    await rows.writer.execute("DROP TABLE pgcachewatch.journal")
+
+    assert await asyncio.to_thread(status, ["--pg-dsn", rows.database.dsn]) == 1
+
+    out, err = capsys.readouterr()
+    assert "fails open" in out
+    assert err == "there is no table pgcachewatch.journal: pgcachewatch install --repair --commit\n"
+
+
+def test_a_journal_that_was_pruned_says_how_far() -> None:
+    text = render_journal(JournalLine(12_345_678, 1_234, None, "987", 5_000))
+
+    assert text == "journal: 12.3 MB, at most 1,234 rows; 5,000 pruned, up to transaction 987"
