@@ -13,6 +13,7 @@ than ADVICE_NAMES names between two looks.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import logging
@@ -80,6 +81,7 @@ class Inspection:
         self._now_s = now_s
         self._hasten = hasten
         self._retyped = retyped
+        self.has_looked = asyncio.Event()
         self._last: Assessment | None = None
         self._read_at_s = 0.0
         self._began_s = 0.0  # when the last look began
@@ -131,6 +133,7 @@ class Inspection:
 
     def _go_by(self, assessment: Assessment, began_s: float) -> None:
         self._last = assessment
+        self.has_looked.set()
         self._began_s = began_s
         self._read_at_s = self._now_s()
         self._advised = 0

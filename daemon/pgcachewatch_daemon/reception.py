@@ -1,7 +1,6 @@
 """Receives who comes to the relay's port: routes requests, admits clients, and carries out what their sessions decide.
 
-A Visitor is the relay's state of one admitted connection: its protocol session (none on the plain path), its place in
-the hub, and what it still waits for. Everything is synchronous but one wait: LISTEN on a channel nobody used before.
+Everything is synchronous but one wait: LISTEN on a channel nobody used before.
 While a hello waits for it, its connection is not read, and what was read already stays in `backlog`, in order.
 
 Invariants. A client is answered (101 on the plain path, `welcome` and `subok` on the other) only after LISTEN on its
@@ -12,8 +11,9 @@ a client asked for is taken back when it is gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, assert_never
 
@@ -43,12 +43,14 @@ from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal
+from pgcachewatch_daemon.visitor import HELLO, Visitor, Waiting
 
 RETYPED_JITTER_MS = 1_000.0
 JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
 DRAINED = 4000
 SOURCE_DOWN = 4104
 LIMIT = 4308
+LOOK_WITHIN_S = 5.0
 RETRY_AFTER_S = 1.0
 WINDOW_BITS = 15  # of what Departures compresses
 TOO_BIG = (LIMIT, f"W-LIMIT-1: a frame has at most {messages.CLIENT_FRAME_BYTES} bytes; split it")
@@ -73,31 +75,7 @@ class ReceptionOptions:
     is_compressing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What waits for LISTEN: a subscription by its two numbers, or the connection as a whole."""
-
-    sid: int
-    id: int
-
-
 ANNOUNCED = {messages.PROTOCOL_HEADER: messages.SUBPROTOCOL}
-HELLO = Waiting(0, 0)
-
-
-class Visitor:
-    """One admitted connection. `session` is None on the plain path; what few clients need is None until they do."""
-
-    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber", "types")
-
-    def __init__(self, connection: Connection, session: RelaySession | None) -> None:
-        self.connection = connection
-        self.session = session
-        self.subscriber: Subscriber | None = None
-        self.is_joining = False
-        self.backlog: tuple[Effect, ...] = ()  # bounded by one read of the socket: reading pauses meanwhile
-        self.types: dict[int, tuple[str, ...]] | None = None  # by sid: what `subok` said of the columns
-        self.pending: dict[int, asyncio.Task[None]] | None = None  # by sid, 0 for the hello: what waits for LISTEN
 
 
 class Reception:
@@ -175,10 +153,11 @@ class Reception:
                 self._hub.send_away(subscriber, DRAINED, reason=reason, jitter_ms=RETYPED_JITTER_MS)
 
     def _is_outdated(self, visitor: Visitor, subscription: Subscription) -> bool:
-        if visitor.types is None or subscription.sid not in visitor.types:
-            return False
+        types = visitor.types_of(subscription.sid)
         answer = self._inspection.judge(subscription)
-        return isinstance(answer, Accepted) and answer.types != visitor.types[subscription.sid]
+        if not isinstance(answer, Accepted):
+            return False
+        return answer.is_journalled != subscription.is_journalled or types not in (None, answer.types)
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -305,16 +284,25 @@ class Reception:
 
     # --- waiting for LISTEN
 
-    def _wait(self, visitor: Visitor, waiting: Waiting, channels: Sequence[str], then: Callable[[], None]) -> None:
+    def _wait(
+        self,
+        visitor: Visitor,
+        waiting: Waiting,
+        channels: Sequence[str],
+        then: Callable[[], None],
+        *,
+        needs_look: bool = False,
+    ) -> None:
         """Call `then` once each channel is listened to, or refuse. The visitor may be gone by then."""
-        task = asyncio.get_running_loop().create_task(self._listen(channels))
-        if visitor.pending is None:
-            visitor.pending = {}
-        visitor.pending[waiting.sid] = task
+        task = asyncio.get_running_loop().create_task(self._listen(channels, needs_look=needs_look))
+        visitor.waits_for(waiting.sid, task)
         self._waits.add(task)
         task.add_done_callback(partial(self._listened, visitor, waiting, then))
 
-    async def _listen(self, channels: Sequence[str]) -> None:
+    async def _listen(self, channels: Sequence[str], *, needs_look: bool) -> None:
+        if needs_look:
+            with contextlib.suppress(TimeoutError):  # what is not known to be journalled is taken for notified
+                await asyncio.wait_for(self._inspection.has_looked.wait(), LOOK_WITHIN_S)
         for channel in channels:
             await self._source.ensure_channel(channel)
             # Events of this channel before this position are not in the log.
@@ -324,8 +312,7 @@ class Reception:
         self._waits.discard(task)
         if task.cancelled() or visitor not in self.visitors:
             return
-        if visitor.pending is not None:
-            visitor.pending.pop(waiting.sid, None)
+        visitor.waited_for(waiting.sid)
         error = task.exception()
         if error is None:
             then()
@@ -413,27 +400,29 @@ class Reception:
             return
         channels = dict.fromkeys(each.channel for each in opened.subscriptions)
         missing = [channel for channel in channels if not self._source.is_listening(channel)]
-        if not missing:
+        # Which tables are journalled decides what such a client has missed; a relay that has just started looks first.
+        needs_look = bool(opened.hello.resume and opened.hello.resume.j) and not self._inspection.has_looked.is_set()
+        if not missing and not needs_look:
             self._join(visitor, opened)
             return
         visitor.is_joining = True
         connection.pause_reading()
-        self._wait(visitor, HELLO, missing, partial(self._join, visitor, opened))
+        self._wait(visitor, HELLO, missing, partial(self._join, visitor, opened), needs_look=needs_look)
 
     def _join(self, visitor: Visitor, opened: Opened) -> None:
         if not visitor.connection.is_live:
             return
         hello = opened.hello
         answers = [self._judged(visitor, each) for each in opened.subscriptions]
-        if hello.resume is not None and any(
+        # Where it is not, the log lacks what a channel said after the client's position.
+        is_log_whole = hello.resume is None or not any(
             self._listened_since.get(each.subscription.channel, 0) > hello.resume.s
             for each in answers
-            if isinstance(each, Granted)
-        ):
-            # The log lacks what this channel said after the client's position: that can not be replayed.
-            hello = hello.model_copy(update={"resume": None})
+            if isinstance(each, Granted) and not each.subscription.is_journalled
+        )
         framing = DEFLATED if visitor.connection.is_deflated else None
-        subscriber = self._hub.join(hello, answers, now_ms=self._now_s() * 1_000, framing=framing)
+        now_ms = self._now_s() * 1_000
+        subscriber = self._hub.join(hello, answers, now_ms=now_ms, framing=framing, is_log_whole=is_log_whole)
         self._joined(visitor, subscriber)
         if visitor.is_joining:
             visitor.is_joining = False
@@ -459,11 +448,10 @@ class Reception:
     def _judged(self, visitor: Visitor, subscription: Subscription) -> Reply:
         """The answer to a wish whose channel is listened to."""
         match self._inspection.judge(subscription):
-            case Accepted(types, notice):
+            case Accepted(types, notice, is_journalled):
+                subscription = replace(subscription, is_journalled=is_journalled)
                 if types is not None:
-                    if visitor.types is None:
-                        visitor.types = {}
-                    visitor.types[subscription.sid] = types
+                    visitor.told_types(subscription.sid, types)
                 return Granted(subscription, types, notice)
             case NotReady(text, after_ms):
                 refused = messages.Err(
@@ -478,9 +466,8 @@ class Reception:
         return refused
 
     def _unsubscribe(self, visitor: Visitor, sid: int) -> None:
-        if visitor.types is not None:
-            visitor.types.pop(sid, None)
-        waiting = visitor.pending.pop(sid, None) if visitor.pending is not None else None
+        visitor.forget_types(sid)
+        waiting = visitor.waited_for(sid)
         if waiting is not None:
             waiting.cancel()
         elif visitor.subscriber is not None:

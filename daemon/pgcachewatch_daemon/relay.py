@@ -24,7 +24,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap, Scope
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Gap, Position, Scope
+from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
 from pgcachewatch_daemon.core.history import History, HistoryLimits
@@ -40,12 +41,14 @@ from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
-from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource, SourceOptions, SourceStats
+from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, source_readings
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
 from pgcachewatch_daemon.unreadable import UnreadableLog
+
+LOST_ROW_TEXT = 300
 
 logger = logging.getLogger(__name__)
 
@@ -268,18 +271,19 @@ class Relay:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
         self._hub.publish(gap, channel=channel, payload="", now_s=time.monotonic())
 
-    def looped_back(self, payload: str) -> None:
+    def looped_back(self, payload: str, position: str) -> None:
         result = self._loopback.returned(payload)
         if isinstance(result, Ignored):
             return
         self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
-        self._prove(result)
+        self._prove(result, position)
         if self._loopback.has_waiting:
             self._source.hasten()
 
-    def _prove(self, result: LoopbackResult) -> None:
+    def _prove(self, result: LoopbackResult, position: str = "") -> None:
         now_ms = time.monotonic() * 1_000
-        self._hub.mark(result.as_of_ms, result.snapshot)
+        shown = position if 0 < len(position) <= SNAPSHOT_LENGTH else None
+        self._hub.mark(result.as_of_ms, result.snapshot, shown)
         for barrier in result.barriers:
             self._barrier_seconds.observe((now_ms - barrier.asked_ms) / 1_000)
         self._barriers.looped_back(result)
@@ -295,8 +299,19 @@ class Relay:
     def catalogue_changed(self) -> None:
         self._watcher.hasten()
 
-    def source_up(self) -> None:
-        self._hub.source_restored(self._last_loss)
+    def row_lost(self, payload: str) -> None:
+        gap = Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
+        self._hub.publish(gap, channel="", payload="", now_s=time.monotonic())
+
+    def source_up(self, journal: Opened | None) -> None:
+        now_s = time.monotonic()
+        if journal is None:
+            self._hub.source_restored(self._last_loss)
+        elif journal.floor is not None:
+            start = Position(journal.epoch, journal.first_seq)
+            self._hub.source_restored(self._last_loss, start=start, floor=journal.floor)
+        if journal is not None:
+            self._hub.notifications_lost(now_s=now_s)
         self._barriers.source_up()
         self._watcher.source_up()
         self._ready.set()

@@ -128,6 +128,7 @@ class Connection:
         chance: Callable[[], float],
     ) -> None:
         self.cursor: Position | None = None
+        self.place: str | None = None  # in the relay's journal
         self.url = settings.urls[0]
         self.connects = 0  # links that were welcomed
         self._settings = settings
@@ -206,7 +207,9 @@ class Connection:
         settings = self._settings
         token = settings.token() if callable(settings.token) else settings.token
         first = fitting(self._owner.wanted())
-        session = ClientSession(subscriptions=first, resume=self.cursor, token=token, name=settings.name)
+        session = ClientSession(
+            subscriptions=first, resume=self.cursor, place=self.place, token=token, name=settings.name
+        )
         life = self._life = _Life(self, session, subscribed={sub.id for sub in first})
         self._owner.begin_connection()
         try:
@@ -288,7 +291,7 @@ class _Life:
             self.session.cursor = None
             self._owner.broke()
             self._finish(ConnectionFailed("a frame could not be applied; see the log"))
-        self._connection.cursor = self.session.cursor
+        self._connection.cursor, self._connection.place = self.session.cursor, self.session.place
 
     def lost(self, how: LinkLost) -> None:
         code = how.code if how.code is not None else "none"

@@ -173,8 +173,9 @@ Delivery = (
 class ClientSession:
     """Protocol state of one connection on `/v1/ws`, client side.
 
-    `resume` is the cursor the previous connection ended with, None when there is nothing to keep. Subscriptions are
-    given by the caller's own ids, which the relay's answers and events are translated back to.
+    `resume` and `place` are the cursor and the place that the previous connection ended with, None when there is
+    nothing to keep. Subscriptions are given by the caller's own ids, which the relay's answers and events are
+    translated back to.
 
     >>> session = ClientSession(subscriptions=[messages.Sub(id=1)])
     >>> session.hello(now_s=10.0)
@@ -189,11 +190,13 @@ class ClientSession:
         *,
         subscriptions: Sequence[messages.Sub],
         resume: Position | None = None,
+        place: str | None = None,
         token: str | None = None,
         name: str | None = None,
     ) -> None:
         self.state = ClientState.AWAIT_WELCOME
         self.cursor = resume
+        self.place = place  # in the journal; None when there is none, or no mark showed it yet
         self._resume = resume
         self._subscriptions = {sub.id: sub for sub in subscriptions}
         self._token = token
@@ -223,7 +226,7 @@ class ClientSession:
             messages.Hello(
                 token=self._token,
                 name=self._name,
-                resume=messages.Resume(e=resume.epoch, s=resume.seq) if resume else None,
+                resume=messages.Resume(e=resume.epoch, s=resume.seq, j=self.place) if resume else None,
                 subs=list(self._subscriptions.values()),
             )
         )
@@ -278,7 +281,7 @@ class ClientSession:
                 at = after
             except ProtocolError as violation:
                 self.state = ClientState.CLOSED
-                self.cursor = None
+                self.cursor = self.place = None
                 reason: GapReason = "chain_broken" if violation.rule.startswith("W-CHAIN") else "unreadable"
                 deliveries += [
                     Flush(EVERYTHING, reason),
@@ -356,6 +359,8 @@ class ClientSession:
                 self._ev(message, out)
             case messages.Mark():
                 self._advance(message.p, message.s, out)
+                if message.j is not None:
+                    self.place = message.j
                 # Before each subscription is live, a mark proves nothing about what it would have said (W-MARK-3).
                 if message.as_of is not None and self.is_granted:
                     out.append(Proof(message.as_of, message.x))
@@ -384,7 +389,7 @@ class ClientSession:
             if self.cursor is None or self.cursor.epoch != welcome.e:
                 raise ProtocolError(f"resumed epoch {welcome.e} which was not asked for", rule="W-RESUME-2")
         else:
-            self.cursor = Position(welcome.e, welcome.s)
+            self.cursor, self.place = Position(welcome.e, welcome.s), None
             out += [Flush(EVERYTHING, "link_lost"), Advance(self.cursor)]
         out.append(ClockSample(self._hello_at_s, welcome.now))
 
@@ -433,7 +438,7 @@ class ClientSession:
         scope = EVERYTHING
         if reset.scope is not None and self.cursor is not None and self.cursor.epoch == reset.e:
             scope = Scope(reset.scope.channel, reset.scope.table, reset.scope.schema_name)
-        self.cursor = Position(reset.e, reset.s)
+        self.cursor, self.place = Position(reset.e, reset.s), None
         out += [Flush(scope, "source_lost"), Advance(self.cursor)]
 
     def _err(self, err: messages.Err, out: list[Delivery]) -> None:

@@ -73,10 +73,14 @@ class Message(pydantic.BaseModel):
 
 
 class Resume(Message):
-    """Where the client was: the relay replays what came after, or says that it can not."""
+    """Where the client was: the relay replays what came after, or says that it can not.
+
+    `j`: the place in the journal that the last mark with one showed (W-JOURNAL-2).
+    """
 
     e: Epoch
     s: Seq
+    j: SnapshotText | None = None
 
 
 class Sub(Message):
@@ -191,7 +195,7 @@ class Mark(Message):
     """Heartbeat. Each commit that returned before the relay's monotonic instant `as_of` (ms) lies at or before `s`.
 
     `as_of` null: nothing is proven, the message only advances the position. `x`: a snapshot of the primary that was
-    taken at or after `as_of` (W-STAMP-2).
+    taken at or after `as_of` (W-STAMP-2). `j`: the journal was read up to this one (W-JOURNAL-1).
     """
 
     t: Literal["mark"] = "mark"
@@ -199,6 +203,7 @@ class Mark(Message):
     s: Seq
     as_of: Milliseconds | None = None
     x: SnapshotText | None = None
+    j: SnapshotText | None = None
 
 
 class Stale(Message):

@@ -30,6 +30,7 @@ class Subscription:
     columns: tuple[str, ...] | None = None
     mode: messages.Mode = "invalidate"
     has_stamps: bool = False
+    is_journalled: bool = False  # all its events come by the journal; the relay says so, not the client
 
 
 @dataclass(frozen=True, slots=True)

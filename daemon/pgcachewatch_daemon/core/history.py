@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgcachewatch.models import Event, Gap
+from pgcachewatch_daemon.core.snapshot import Snapshot
 
 OVERHEAD_BYTES = 600  # of one entry beside its payload, measured on CPython 3.11
 
@@ -49,6 +50,14 @@ class TooOld:
     floor: int
 
 
+@dataclass(frozen=True, slots=True)
+class JournalFloor:
+    """From where on the journal's changes are all here: not in `pruned`, and by transactions above `xid`."""
+
+    pruned: Snapshot
+    xid: int = 0
+
+
 class History:
     """Recent changes of one epoch.
 
@@ -66,6 +75,7 @@ class History:
         self._entries: deque[Entry] = deque()
         self._size_bytes = 0
         self._floor = 0  # everything after this sequence is here
+        self._journal_floor: JournalFloor | None = None
 
     @property
     def events(self) -> int:
@@ -94,16 +104,25 @@ class History:
         missed = itertools.takewhile(lambda entry: entry.seq > seq, reversed(self._entries))
         return Replay(tuple(missed)[::-1])
 
-    def begin_after(self, seq: int) -> None:
-        """Forget everything; what is appended next follows `seq`."""
+    def since_snapshot(self, snapshot: Snapshot) -> Replay | TooOld:
+        """Every change that may not be in `snapshot`, for who was told what is by another life of the relay."""
+        floor = self._journal_floor
+        if floor is None or snapshot.xmin <= floor.xid or not snapshot.includes(floor.pruned):
+            return TooOld(self._floor)
+        return Replay(tuple(entry for entry in self._entries if not _is_in(entry.change, snapshot)))
+
+    def begin_after(self, seq: int, floor: JournalFloor | None = None) -> None:
+        """Forget everything; what is appended next follows `seq`. With `floor` it begins with the journal's past."""
         self.forget_all()
         self._floor = seq
+        self._journal_floor = floor
 
     def forget_all(self) -> None:
         """A new epoch begins at sequence 0."""
         self._entries.clear()
         self._size_bytes = 0
         self._floor = 0
+        self._journal_floor = None
 
     def _trim(self, now_s: float) -> None:
         limits = self._limits
@@ -115,3 +134,10 @@ class History:
             oldest = self._entries.popleft()
             self._size_bytes -= oldest.size_bytes
             self._floor = oldest.seq
+            if self._journal_floor is not None and isinstance(oldest.change, Event) and oldest.change.xid is not None:
+                xid = max(self._journal_floor.xid, oldest.change.xid)
+                self._journal_floor = replace(self._journal_floor, xid=xid)
+
+
+def _is_in(change: Event | Gap, snapshot: Snapshot) -> bool:
+    return isinstance(change, Event) and change.xid is not None and snapshot.contains(change.xid)

@@ -19,12 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pgcachewatch.models import Event, Gap, Position
+from pgcachewatch.models import EVERYTHING, Event, Gap, Position
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber
-from pgcachewatch_daemon.core.history import Entry, History, TooOld
+from pgcachewatch_daemon.core.history import Entry, History, JournalFloor, TooOld
 from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Packet, bounded_ev
+from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.stats import HubStats
 from pgcachewatch_daemon.core.subscriptions import Directory, Group, Wishes
 
@@ -43,8 +44,8 @@ class Backplane(Protocol):
     def append(self) -> Position:
         """The next position of this epoch."""
 
-    def new_epoch(self, reason: str) -> Position:
-        """Continuity was lost: a new epoch, at its sequence 0."""
+    def new_epoch(self, reason: str, start: Position | None = None) -> Position:
+        """Continuity was lost: a new epoch, at its sequence 0. With `start` the journal says which, and from where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,12 @@ class Hub:
         *,
         now_ms: float,
         framing: Framing | None = None,
+        is_log_whole: bool = True,
     ) -> Subscriber:
         """Answer a hello: welcome, an answer to each wish, what was missed, a mark. LISTEN on all channels is proven.
 
         A plain subscription is one that is granted with nothing to say about it. `framing` None is the hub's own.
+        Without `is_log_whole` a channel's notifications may be missing since the client's sequence.
         """
         framing = framing or self._framing
         head = self.position
@@ -129,7 +132,7 @@ class Hub:
         subscriptions = tuple(each.subscription for each in answers if isinstance(each, Granted))
         is_stream = any(subscription.mode == "stream" for subscription in subscriptions)
         subscriber = Subscriber(self._outbox(framing, is_stream=is_stream), framing, name=hello.name or "")
-        missed = self._missed(hello.resume, head)
+        missed = self._missed(hello.resume, head, is_log_whole=is_log_whole)
         replay = [] if missed is None else self._replay(missed, subscriptions, hello.resume, head, framing)
         replay_bytes = sum(len(packet.data) for packet in replay)
         if replay_bytes > REPLAY_OUTBOXES * self._settings.outbox.bytes:
@@ -208,18 +211,19 @@ class Hub:
         if plain is not None:
             self._fan_out(plain, Packet(plain.framing.frame(payload), "event"))
 
-    def mark(self, as_of_ms: float, snapshot: str | None = None) -> None:
+    def mark(self, as_of_ms: float, snapshot: str | None = None, position: str | None = None) -> None:
         """A loopback came back: prove freshness to everyone, behind what was published before.
 
         `snapshot` goes to those with stamps. No other mark has one: this is the mark that is sent as a loopback comes
-        back, and the next is that of a loopback which was sent later (W-STAMP-3).
+        back, and the next is that of a loopback which was sent later (W-STAMP-3). The journal was read up to
+        `position`, from which a client can resume in another life of the relay (W-JOURNAL-1).
         """
         self._proven_ms = as_of_ms
         head = self.position.seq
         self.stats.marks += 1
         for group in self._directory:
             audience, told = group.audience, snapshot if group.has_stamps else None
-            packet = _mark_packet(audience.framing, group.cursor, head, as_of_ms, told)
+            packet = _mark_packet(audience.framing, group.cursor, head, as_of_ms, told, position)
             group.cursor = head
             self._fan_out(audience, packet)
 
@@ -240,16 +244,25 @@ class Hub:
             self._fan_out(group.audience, Packet(group.audience.framing.frame(text), "control"))
         self.close_plain("the database connection was lost; connect again")
 
-    def source_restored(self, reason: str) -> None:
-        """PostgreSQL is back, and what it said meanwhile is unknown: a new epoch for everyone."""
-        position = self._backplane.new_epoch(reason)
+    def source_restored(self, reason: str, *, start: Position | None = None, floor: JournalFloor | None = None) -> None:
+        """PostgreSQL is back, and what it said meanwhile is unknown: a new epoch for everyone.
+
+        With a journal the epoch is its own, from `start`, and what is published next is its past from `floor` on.
+        """
+        position = self._backplane.new_epoch(reason, start)
         self.stats.epoch_changes[reason] = self.stats.epoch_changes.get(reason, 0) + 1
-        self.history.forget_all()
+        self.history.begin_after(position.seq, floor)
         text = codec.encode(messages.Reset(e=position.epoch, s=position.seq))
         for group in self._directory:
             group.cursor = position.seq
             frame = group.audience.framing.frame(text)
             self._fan_out(group.audience, Packet(frame, "reset", position.seq, position.seq))
+
+    def notifications_lost(self, *, now_s: float) -> None:
+        """What was notified meanwhile is unknown: a gap for all that is not journalled."""
+        gap = Gap(EVERYTHING, "source_lost", "what was notified meanwhile is lost")
+        self.publish(gap, channel="", payload="", now_s=now_s)
+        self.close_plain("the database connection was lost; connect again")
 
     def say_bye(self, code: int, *, reason: str, after_ms: float, jitter_ms: float) -> None:
         """A planned end: everybody is told when to come back, then closed."""
@@ -361,14 +374,19 @@ class Hub:
 
     # --- resume
 
-    def _missed(self, resume: messages.Resume | None, head: Position) -> tuple[Entry, ...] | None:
+    def _missed(
+        self, resume: messages.Resume | None, head: Position, *, is_log_whole: bool
+    ) -> tuple[Entry, ...] | None:
         """What came after the client's cursor; None when that can not be said."""
         if resume is None:
             return None
         if resume.e != head.epoch or resume.s > head.seq:
             self.stats.not_resumed_epoch += 1
             return None
-        answer = self.history.since(resume.s)
+        answer = self.history.since(resume.s) if is_log_whole else TooOld(resume.s)
+        snapshot = Snapshot.parse(resume.j) if resume.j is not None else None
+        if isinstance(answer, TooOld) and snapshot is not None:
+            answer = self.history.since_snapshot(snapshot)
         if isinstance(answer, TooOld):
             self.stats.not_resumed_history += 1
             return None
@@ -464,7 +482,12 @@ def _event_packet(framing: Framing, previous: int, seq: int, items: Sequence[cod
 
 
 def _mark_packet(
-    framing: Framing, previous: int, seq: int, as_of_ms: float | None, snapshot: str | None = None
+    framing: Framing,
+    previous: int,
+    seq: int,
+    as_of_ms: float | None,
+    snapshot: str | None = None,
+    position: str | None = None,
 ) -> Packet:
-    text = codec.encode_mark(previous, seq, as_of_ms, snapshot)
+    text = codec.encode_mark(previous, seq, as_of_ms, snapshot, position)
     return Packet(framing.frame(text), "mark", previous, seq, as_of_ms=as_of_ms)

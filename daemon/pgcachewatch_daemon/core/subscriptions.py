@@ -140,6 +140,8 @@ def _parts(text: str) -> list[str] | None:
 
 
 def _add_gap(items: list[Item], subscription: Subscription, gap: Gap) -> None:
+    if gap.reason == "source_lost" and subscription.is_journalled:
+        return  # what LISTEN missed is none of its business
     if not _may_equal(subscription.table, gap.scope.table) or not _may_equal(subscription.schema, gap.scope.schema):
         return
     if subscription.mode == "stream":

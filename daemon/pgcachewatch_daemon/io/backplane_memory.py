@@ -39,7 +39,10 @@ class MemoryBackplane:
         self._position = Position(self._position.epoch, self._position.seq + 1)
         return self._position
 
-    def new_epoch(self, reason: str) -> Position:
-        """Continuity was lost: a new epoch, at its sequence 0. `reason` is for backplanes that record it."""
-        self._position = Position(self._new_epoch_id(), 0)
+    def new_epoch(self, reason: str, start: Position | None = None) -> Position:
+        """Continuity was lost: a new epoch, at its sequence 0. `reason` is for backplanes that record it.
+
+        `start` is where it begins instead, when it has a name of its own.
+        """
+        self._position = start or Position(self._new_epoch_id(), 0)
         return self._position

@@ -6,7 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-LossReason = Literal["connection_lost", "loopback_overdue", "handler_failed", "stopped"]
+from pgcachewatch_daemon.io.postgres.journal import Opened
+from pgcachewatch_daemon.io.postgres.journal_feed import JournalOptions
+
+LossReason = Literal[
+    "connection_lost",
+    "loopback_overdue",
+    "handler_failed",
+    "journal_lost",  # rows were taken away before they were read
+    "journal_installed",
+    "stopped",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,7 @@ class SourceOptions:
     queue_usage_interval_s: float = 10.0
     tcp_user_timeout_s: float = 15.0
     channels_limit: int = 1_000
+    journal: JournalOptions = field(default_factory=JournalOptions)
 
 
 @dataclass(slots=True)
@@ -54,8 +65,8 @@ class SourceListener(Protocol):
 
     def notified(self, channel: str, payload: str) -> None: ...
     def notification_failed(self, channel: str) -> None: ...
-    def looped_back(self, payload: str) -> None:
-        """The nonce, and behind it the snapshot that the probe wanted."""
+    def looped_back(self, payload: str, position: str) -> None:
+        """The nonce, and behind it the snapshot that the probe wanted; the journal was read up to `position`."""
 
     def token_notified(self, token: str) -> None:
         """A transaction named itself, whatever the text; more of what it notified may follow."""
@@ -66,5 +77,10 @@ class SourceListener(Protocol):
     def catalogue_changed(self) -> None:
         """Somebody installed triggers, or took them away."""
 
-    def source_up(self) -> None: ...
+    def row_lost(self, payload: str) -> None:
+        """A function that fails open could not write its row; sql.entries says how the payload begins."""
+
+    def source_up(self, journal: Opened | None) -> None:
+        """`journal`: how it goes on, or begins; its rows follow. None: there is none."""
+
     def source_lost(self, reason: LossReason) -> None: ...

@@ -23,23 +23,24 @@ from functools import partial
 from typing import Any, cast
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH, TOKEN_CHANNEL
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
+from pgcachewatch_daemon.io.postgres.journal import Opened
+from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
+from pgcachewatch_daemon.io.postgres.session import open_session
+from pgcachewatch_daemon.io.postgres.watchdog import Watchdog
+from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
 LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
-SECOND_LOOKS_PER_WAIT = 8
-OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL)  # heard from the start, counted against nobody, no events
+# Heard from the start, counted against nobody, no events.
+OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL, JOURNAL_CHANNEL)
 CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
 REPEAT_LOG_S = 60.0
-KEEPALIVE_IDLE_S = 10
-KEEPALIVE_INTERVAL_S = 5
-KEEPALIVE_COUNT = 3
 IDLE_SESSION_TIMEOUT_SINCE = 14
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,12 @@ class PostgresSource:
         self._command_since_s = 0.0
         self._was_proven = False
         self._is_starting = False
-        self._is_suspect = False
+        self._journal = JournalFeed(options.journal, clock=clock)
+        self._opened: Opened | None = None  # what the session is to begin with
+        self._has_news = False  # a journal may have been installed
         self._token_pid = 0  # of the backend whose transaction named itself last, while more of it may follow
-        self._heard = 0  # notifications of this session, to see that something comes
-        self._heard_before = 0
-        self._watcher: asyncio.TimerHandle | None = None
+        self.heard = 0  # notifications, to see that something comes
+        self._watchdog = Watchdog(self, limit_s=options.overdue_s, clock=clock)
         self._task: asyncio.Task[None] | None = None
         self._said = ""
         self._said_at_s = 0.0
@@ -233,35 +235,15 @@ class PostgresSource:
             logger.warning("source unavailable, trying again: %s", text)
 
     async def _connect(self, dsn: str | None) -> asyncpg.Connection[Any]:
-        milliseconds = str(int(self._options.tcp_user_timeout_s * 1_000))
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=self._options.connect_timeout_s,
-            statement_cache_size=0,
-            target_session_attrs=SessionAttribute.primary,  # LISTEN is refused in recovery
-            server_settings={
-                "application_name": "pgcachewatch relay",
-                "synchronous_commit": "off",  # a heartbeat waits for no flush and no standby
-                # The server gives up a loopback stuck behind somebody's commit: else each reconnect would leave a
-                # session behind that waits for that lock.
-                "lock_timeout": str(int(self._options.overdue_s * 1_000)),
-                "statement_timeout": "0",
-                "idle_in_transaction_session_timeout": "0",
-                # The server ends this session by itself when the relay's host is gone or stopped.
-                "tcp_user_timeout": milliseconds,
-                "tcp_keepalives_idle": str(KEEPALIVE_IDLE_S),
-                "tcp_keepalives_interval": str(KEEPALIVE_INTERVAL_S),
-                "tcp_keepalives_count": str(KEEPALIVE_COUNT),
-            },
-        )
+        connection = await open_session(dsn, self._options)
         self._connection = connection
         self._loss = None
         self._own_pid = 0
-        self._was_proven = self._is_suspect = False
+        self._was_proven = False
         self.stats.connects += 1
         connection.add_termination_listener(self._terminated)
         self._command_since_s = self._clock()
-        self._watch()
+        self._watchdog.start()
         return connection
 
     async def _establish(self, connection: asyncpg.Connection[Any], dsn: str | None) -> None:
@@ -283,6 +265,8 @@ class PostgresSource:
             self._command_since_s = self._clock()
             await self._listen(connection, channel)
         self._own_pid = own_pid
+        self._command_since_s = self._clock()
+        self._opened = await self._journal.open(connection)
         await self._loop_back(connection)
         while not self.is_up:
             await self._sleep(self._options.overdue_s)
@@ -305,8 +289,15 @@ class PostgresSource:
                 await self._listen(connection, channel)
             if now_s >= self._usage_due_s:
                 await self._measure_queue(connection)
+            if self._has_news:
+                self._has_news = False
+                if await self._journal.has_appeared(connection):
+                    self._lose("journal_installed")
+                    continue
+            if self._clock() >= self._journal.due_s:
+                await self._read_journal(connection)
             if not missing:
-                due_s = min(self._usage_due_s, self._interval_due_s)
+                due_s = min(self._usage_due_s, self._interval_due_s, self._journal.due_s)
                 await self._sleep(max(0.0, due_s - self._clock()))
 
     @property
@@ -383,16 +374,35 @@ class PostgresSource:
         if self._loss is not None:
             raise _Lost if self._was_proven else ConnectionError(f"the connection was given up: {self._loss}")
 
+    async def _read_journal(self, connection: asyncpg.Connection[Any]) -> None:
+        """Publish what was written, then tell what waited for it."""
+        self._command_since_s = self._clock()
+        step = await self._journal.step(connection)
+        if step is None:
+            self._lose("journal_lost")
+            return
+        rows, waiting = step
+        for row in rows:
+            self._deliver(row.channel, row.payload)
+        if waiting.has_tokens:
+            self._tell(self._listener.tokens_settled)
+        if waiting.loopback is not None:
+            self._listener.looped_back(waiting.loopback, self._journal.position)
+        self._command_since_s = self._clock()
+        await self._journal.after(connection)
+        self._command_since_s = 0.0
+
     # --- what asyncpg and the timer call
 
     def _notified(self, connection: object, pid: int, channel: str, payload: object) -> None:  # hot path
         if connection is not self._connection:
             return  # the last words of a session that was given up: its epoch is over
-        self._heard += 1
+        self.heard += 1
         if self._token_pid and pid != self._token_pid:
             # What one transaction notified comes in one piece: with this, the piece of that token is complete.
             self._token_pid = 0
-            self._tell(self._listener.tokens_settled)
+            if not self._journal.tokens_complete():
+                self._tell(self._listener.tokens_settled)
         if channel == self._loopback_channel:
             if pid == self._own_pid and isinstance(payload, str):
                 self._came_back(payload)
@@ -403,12 +413,26 @@ class PostgresSource:
         elif channel == CATALOGUE_CHANNEL:
             if self.is_up:
                 self._tell(self._listener.catalogue_changed)
+                self._has_news = not self._journal.is_there
+        elif channel == JOURNAL_CHANNEL:
+            self._journal_notified(cast(str, payload))
         elif self.is_up:
             # Before the first loopback nobody has joined this epoch, and those of the last one get a reset.
-            try:
-                self._listener.notified(channel, cast(str, payload))
-            except Exception:
-                self._handler_failed(channel)
+            self._deliver(channel, cast(str, payload))
+
+    def _deliver(self, channel: str, payload: str) -> None:  # hot path
+        try:
+            self._listener.notified(channel, payload)
+        except Exception:
+            self._handler_failed(channel)
+
+    def _journal_notified(self, payload: str) -> None:
+        """Empty: there are rows. Else a row could not be written, and its function fails open."""
+        if payload and self.is_up:
+            logger.error("a row of the journal could not be written: %s", payload[:200])
+            self._tell(partial(self._listener.row_lost, payload))
+        self._journal.woken()
+        self._wake.set()
 
     def _tell(self, tell: Callable[[], None]) -> None:
         try:
@@ -423,10 +447,14 @@ class PostgresSource:
             self.is_up = True
             self.since_s = self._clock()
             self._was_proven = True
-            self._listener.source_up()
+            self._listener.source_up(self._opened)
             for channel in self._waiters.keys() & self._proven:
                 self._answer(channel, None)
-        self._listener.looped_back(payload)
+            for row in self._opened.rows if self._opened is not None else ():
+                self._deliver(row.channel, row.payload)
+            self._opened = None
+        if not self._journal.loopback_returned(payload):
+            self._listener.looped_back(payload, "")
         self._wake.set()
 
     def _handler_failed(self, channel: str) -> None:
@@ -442,28 +470,14 @@ class PostgresSource:
         if connection is self._connection:
             self._lose("connection_lost")
 
-    def _watch(self) -> None:
-        """A timer beside the task: the task may be waiting for an answer that never comes."""
-        if self._connection is None:
-            return
-        now_s = self._clock()
-        limit_s = self._options.overdue_s
-        is_stuck = 0.0 < self._command_since_s <= now_s - limit_s
-        is_overdue = is_stuck or self._probe.overdue(now_s * 1_000, limit_ms=limit_s * 1_000)
-        # Twice, and with nothing read in between: after a moment in which this process did not run, or behind a large
-        # burst, the answer is here and waits for its turn. Giving up then would flush every cache for nothing.
-        if is_overdue and self._heard == self._heard_before and self._is_suspect:
-            self._lose("loopback_overdue")
-            return
-        self._is_suspect = is_overdue
-        self._heard_before = self._heard
-        # When the next answer would be overdue, not at an interval: a relay with nothing to do is to sleep.
-        waiting_since_s = [since_s for since_s in (self._command_since_s,) if since_s > 0.0]
-        waiting_since_s += [self._loopback_sent_s] if self._probe.is_in_flight else []
-        due_s = min(waiting_since_s, default=now_s) + limit_s
-        second_look_s = limit_s / SECOND_LOOKS_PER_WAIT
-        wait_s = second_look_s if is_overdue else max(second_look_s, due_s - now_s)
-        self._watcher = asyncio.get_running_loop().call_later(wait_s, self._watch)
+    def waiting_since_s(self) -> float:
+        """For the watchdog: since when the oldest answer is waited for; 0 when none is."""
+        in_flight_s = self._loopback_sent_s if self._probe.is_in_flight else 0.0
+        waiting_s = [since_s for since_s in (self._command_since_s, in_flight_s) if since_s > 0.0]
+        return min(waiting_s, default=0.0)
+
+    def overdue(self) -> None:
+        self._lose("loopback_overdue")
 
     def _lose(self, reason: LossReason) -> None:
         """Give the connection up: tell it, cut it, wake the task. Waits for nothing."""
@@ -478,8 +492,7 @@ class PostgresSource:
         self._usage_due_s = 0.0
         self._token_pid = 0
         self._probe.reset()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._watchdog.stop()
         if was_up:
             self.since_s = self._clock()
             self.stats.losses[reason] += 1

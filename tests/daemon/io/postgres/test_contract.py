@@ -27,10 +27,11 @@ def test_the_loopback_of_the_core_is_a_probe() -> None:
 async def test_the_relay_listens_to_its_source() -> None:
     relay = Relay(RelayOptions(port=0))
     listener: SourceListener = relay
-    listener.source_up()
+    listener.source_up(None)
     listener.notified("channel", "not json")
     listener.notification_failed("channel")
-    listener.looped_back("a nonce nobody sent")
+    listener.looped_back("a nonce nobody sent", "")
+    listener.row_lost("reset {}")
     listener.token_notified("no token")
     listener.tokens_settled()
     listener.catalogue_changed()

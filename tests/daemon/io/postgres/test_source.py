@@ -17,7 +17,7 @@ from pgcachewatch.core.snapshots import Snapshot
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
-from pgcachewatch_daemon.io.postgres import PostgresSource, SourceOptions
+from pgcachewatch_daemon.io.postgres import Opened, PostgresSource, SourceOptions
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 from tests.postgres import Database
 from tests.proxy import Filter, Proxy, port_of, through
@@ -66,7 +66,7 @@ class Log:
             raise RuntimeError("planted as well")
         self.told.append(("failed", channel))
 
-    def looped_back(self, payload: str) -> None:
+    def looped_back(self, payload: str, position: str) -> None:
         nonce, _, snapshot = payload.partition(" ")
         self.snapshots += [snapshot] if snapshot else []
         if nonce == self.nonce:
@@ -84,7 +84,9 @@ class Log:
     def catalogue_changed(self) -> None:
         self.told.append(("catalogue",))
 
-    def source_up(self) -> None:
+    def row_lost(self, payload: str) -> None: ...
+
+    def source_up(self, journal: Opened | None) -> None:
         self.told.append(("up",))
 
     def source_lost(self, reason: str) -> None:

@@ -1,0 +1,220 @@
+"""Reads the journal over the source's own session: what was committed since the last look, whatever commits late.
+
+Each poll is one statement. It returns the rows that are not in the last snapshot and are visible in its own, and that
+snapshot, which takes the last one's place. So nothing is read twice and nothing is passed over, as with a number; and
+each poll is a proof: what was committed before it was sent, it has returned.
+
+A row becomes the payload that its trigger would have notified, so that everything behind the source takes it for what
+it is: an event. Rows come in the order of their `seq`: for one row of a table that is the order of its changes.
+
+Life: the reader outlives sessions. `open` begins one: the journal's epoch tells whether the database is still the one
+that was read before (a crash, a failover or a restore empties that table); if so, reading goes on where it stopped.
+
+Bounds: a poll returns what was committed since the last one, a history `history_rows` rows.
+On the path of an event: step 1, enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import asyncpg
+
+from pgcachewatch_daemon.core.history import JournalFloor
+from pgcachewatch_daemon.core.snapshot import Snapshot
+from pgcachewatch_daemon.core.wakefulness import Act, State, Wakefulness, WakeOptions
+from pgcachewatch_daemon.sql import journal as sql
+
+OPERATIONS = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
+EPOCH_DIGITS = 16
+STARTS_BITS = 32  # sequences of one life of a relay: the next one's are all higher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One row of the journal as its trigger would have notified it."""
+
+    channel: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session's journal. `floor` None: `rows` are all that was committed since the last poll of the last session.
+
+    Otherwise they are the recent past, from `floor` on, for those who resume from another life of the relay. `epoch`
+    has 16 hex digits; sequences of this life are above `first_seq`.
+    """
+
+    epoch: str
+    rows: tuple[Written, ...]
+    first_seq: int
+    floor: JournalFloor | None
+
+
+@dataclass(slots=True)
+class JournalStats:
+    """Plain counts, read when somebody asks for metrics."""
+
+    polls: int = 0
+    rows: int = 0
+    wakes: int = 0
+    sleeps: int = 0
+    resets: int = 0
+    state: Literal["absent", "awake", "draining", "asleep"] = "absent"
+
+
+@dataclass(slots=True)
+class JournalReader:
+    """See the module. `clock` is monotonic, in seconds."""
+
+    options: WakeOptions
+    history_rows: int
+    clock: Callable[[], float]
+    stats: JournalStats = field(default_factory=JournalStats)
+    is_there: bool = False
+    snapshot_text: str = ""
+    _epoch: str = ""
+    _epoch_id: str = ""
+    _first_seq: int = 0
+    _snapshot: Snapshot | None = None
+    _wakefulness: Wakefulness = field(init=False)
+    _act: Act = Act.NOTHING
+    _poll: Any = None  # asyncpg's prepared statement
+    _connection: asyncpg.Connection[Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._wakefulness = Wakefulness(self.options, now_s=self.clock())
+
+    @property
+    def pause_s(self) -> float:
+        """Until the next poll is due."""
+        return self._wakefulness.pause_s
+
+    def woken(self) -> None:
+        """A writer notified because it found no lock, or another relay because it took it."""
+        if self._wakefulness.state is State.ASLEEP:
+            self.stats.wakes += 1
+        self._wakefulness.wake(now_s=self.clock())
+
+    async def open(self, connection: asyncpg.Connection[Any]) -> Opened | None:
+        """Begin a session, behind its LISTENs. None when the database has no journal."""
+        self._connection = connection
+        self.is_there = bool(await connection.fetchval(sql.is_there_sql()))
+        if not self.is_there:
+            self.stats.state = "absent"
+            self._snapshot = None
+            return None
+        self._wakefulness.reset(now_s=self.clock())
+        epoch = hashlib.sha256((await connection.fetchval(sql.epoch_sql())).encode()).hexdigest()[:EPOCH_DIGITS]
+        is_known = epoch == self._epoch and self._snapshot is not None
+        self._epoch = epoch
+        self._poll = await connection.prepare(sql.poll_sql())
+        rows = await self._read() if is_known else None
+        if rows is not None:
+            return Opened(epoch, tuple(rows), self._first_seq, None)
+        return await self._begin(connection)
+
+    async def _begin(self, connection: asyncpg.Connection[Any]) -> Opened:
+        """The recent past and the snapshot behind it, in one statement."""
+        self._first_seq = int(await connection.fetchval(sql.starts_sql())) << STARTS_BITS
+        header, *records = await connection.fetch(sql.history_sql(), self.history_rows)
+        self._go_by(header["snapshot"])
+        self._epoch_id = header["epoch"]
+        # Of the lowest transaction there may be more than was read.
+        lowest = min(int(record["xid"]) for record in records) if len(records) >= self.history_rows else 0
+        floor = JournalFloor(_parsed(header["floor_snapshot"]), lowest)
+        return Opened(self._epoch, tuple(map(_written, records)), self._first_seq, floor)
+
+    async def poll(self) -> list[Written] | None:
+        """What was committed since the last poll; None when that can not be said any more: unread rows were taken away.
+
+        Everything that was committed before the call is in it.
+        """
+        rows = await self._read()
+        if rows is None:
+            return None
+        assert self._snapshot is not None, "a poll leaves a snapshot"
+        self._act = self._wakefulness.polled(rows=len(rows), xmin=self._snapshot.xmin, now_s=self.clock())
+        return rows
+
+    async def _read(self) -> list[Written] | None:
+        assert self._snapshot is not None, "a session begins with a snapshot"
+        last = self._snapshot
+        running = [str(xid) for xid in last.running]
+        records: Sequence[Mapping[str, Any]] = await self._poll.fetch(str(last.xmax), running)
+        self.stats.polls += 1
+        header, *rows = records
+        if header["epoch"] != self._epoch_id or not last.includes(_parsed(header["floor_snapshot"])):
+            self.stats.resets += 1
+            logger.warning("journal rows were taken away before they were read; every cache on them flushes")
+            return None
+        self._go_by(header["snapshot"])
+        self.stats.rows += len(rows)
+        return [_written(record) for record in rows]
+
+    def _go_by(self, text: str) -> None:
+        self._snapshot, self.snapshot_text = _parsed(text), text
+
+    async def act(self) -> None:
+        """Take the lock or give it up, as the last poll showed. Behind its rows: what is read must not be lost here."""
+        connection = self._connection
+        assert connection is not None, "acts follow a poll"
+        act, self._act = self._act, Act.NOTHING
+        now_s = self.clock()
+        match act:
+            case Act.NOTHING:
+                pass
+            case Act.TAKE_LOCK:
+                is_taken = await connection.fetchval(sql.take_lock_sql())
+                if is_taken:
+                    await connection.execute(sql.notify_sql())  # other relays may be asleep
+                self._wakefulness.lock_taken(is_taken, now_s=now_s)
+            case Act.GIVE_UP_LOCK:
+                self._wakefulness.lock_given_up(await self._give_up(connection), now_s=now_s)
+            case Act.CONFIRM:
+                is_free = bool(await connection.fetchval(sql.is_free_sql()))
+                self.stats.sleeps += is_free
+                self._wakefulness.confirmed(is_free, now_s=now_s)
+        self.stats.state = self._wakefulness.state.value
+
+    async def _give_up(self, connection: asyncpg.Connection[Any]) -> int | None:
+        if self._wakefulness.has_lock:
+            await connection.execute(sql.give_up_lock_sql())
+        if not await connection.fetchval(sql.is_free_sql()):
+            return None
+        return int(await connection.fetchval(sql.own_xid_sql()))
+
+
+def _parsed(text: str) -> Snapshot:
+    snapshot = Snapshot.parse(text)
+    assert snapshot is not None, f"PostgreSQL wrote the snapshot {text!r}"
+    return snapshot
+
+
+def _written(record: Mapping[str, Any]) -> Written:
+    """A row as the payload its trigger would have notified."""
+    content: dict[str, object] = {
+        "operation": OPERATIONS[record["op"]],
+        "table": record["table_name"],
+        "schema": record["table_schema"],
+        "sent_at": record["at"].isoformat(),
+        "xid": str(record["xid"]),
+        "v": 1,
+        "id": f"{record['xid']}:{record['seq']}",
+    }
+    if record["keys"] is not None:
+        content["key"] = record["key"]
+        if record["columns"]:
+            content["columns"] = record["columns"]
+        content["keys"] = record["keys"]
+    if record["note"] is not None:
+        content["error"] = record["note"]
+    return Written(record["channel"], json.dumps(content, separators=(",", ":")))

@@ -1,0 +1,38 @@
+"""How the relay's session with PostgreSQL is opened, so that a relay that is lost does not harm the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from pgcachewatch_daemon.io.postgres.contract import SourceOptions
+
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 3
+
+
+async def open_session(dsn: str | None, options: SourceOptions) -> asyncpg.Connection[Any]:
+    """Connect to the primary, within `connect_timeout_s`. Raises what asyncpg raises."""
+    return await asyncpg.connect(
+        dsn,
+        timeout=options.connect_timeout_s,
+        statement_cache_size=0,
+        target_session_attrs=SessionAttribute.primary,  # LISTEN is refused in recovery
+        server_settings={
+            "application_name": "pgcachewatch relay",
+            "synchronous_commit": "off",  # a heartbeat waits for no flush and no standby
+            # The server gives up a loopback stuck behind somebody's commit: else each reconnect would leave a session
+            # behind that waits for that lock.
+            "lock_timeout": str(int(options.overdue_s * 1_000)),
+            "statement_timeout": "0",
+            "idle_in_transaction_session_timeout": "0",
+            # The server ends this session by itself when the relay's host is gone or stopped.
+            "tcp_user_timeout": str(int(options.tcp_user_timeout_s * 1_000)),
+            "tcp_keepalives_idle": str(KEEPALIVE_IDLE_S),
+            "tcp_keepalives_interval": str(KEEPALIVE_INTERVAL_S),
+            "tcp_keepalives_count": str(KEEPALIVE_COUNT),
+        },
+    )

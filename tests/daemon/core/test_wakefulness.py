@@ -1,0 +1,153 @@
+"""No writer is missed by a relay that falls asleep, whoever commits late and whoever else is awake."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pgcachewatch_daemon.core.wakefulness import DRAIN_FAST_POLLS, Act, State, Wakefulness, WakeOptions
+
+OPTIONS = WakeOptions()
+
+
+def awake() -> Wakefulness:
+    """With the lock, and nothing to do since second 0."""
+    wakefulness = Wakefulness(OPTIONS, now_s=0.0)
+    assert wakefulness.polled(rows=1, xmin=1, now_s=0.0) is Act.TAKE_LOCK
+    wakefulness.lock_taken(True, now_s=0.0)
+    return wakefulness
+
+
+def asleep() -> Wakefulness:
+    wakefulness = awake()
+    assert wakefulness.polled(rows=0, xmin=1, now_s=OPTIONS.linger_s) is Act.GIVE_UP_LOCK
+    wakefulness.lock_given_up(5)
+    assert wakefulness.polled(rows=0, xmin=6, now_s=OPTIONS.linger_s) is Act.CONFIRM
+    wakefulness.confirmed(True)
+    assert wakefulness.state is State.ASLEEP
+    return wakefulness
+
+
+def test_it_stays_awake_while_rows_come() -> None:
+    wakefulness = awake()
+    for now_s in range(1, 100):
+        assert wakefulness.polled(rows=1, xmin=1, now_s=float(now_s)) is Act.NOTHING
+    assert wakefulness.pause_s == OPTIONS.poll_s
+
+
+def test_it_drains_until_every_transaction_of_before_is_over() -> None:
+    wakefulness = awake()
+    wakefulness.polled(rows=0, xmin=1, now_s=2.0)
+    wakefulness.lock_given_up(9)
+    for _ in range(DRAIN_FAST_POLLS + 1):
+        assert wakefulness.polled(rows=0, xmin=9, now_s=3.0) is Act.NOTHING, "9 itself may still run"
+    assert wakefulness.pause_s == OPTIONS.drain_slow_s
+    assert wakefulness.polled(rows=0, xmin=10, now_s=4.0) is Act.CONFIRM
+
+
+def test_a_row_that_comes_while_it_drains_keeps_it_awake() -> None:
+    wakefulness = awake()
+    wakefulness.polled(rows=0, xmin=1, now_s=2.0)
+    wakefulness.lock_given_up(9)
+    assert wakefulness.polled(rows=1, xmin=10, now_s=2.0) is Act.TAKE_LOCK
+    assert wakefulness.state is State.AWAKE
+
+
+def test_while_another_relay_is_awake_it_does_not_sleep() -> None:
+    wakefulness = awake()
+    wakefulness.polled(rows=0, xmin=1, now_s=2.0)
+    wakefulness.lock_given_up(None, now_s=2.0)
+    assert wakefulness.state is State.AWAKE
+    assert wakefulness.polled(rows=0, xmin=1, now_s=2.0 + OPTIONS.linger_s) is Act.GIVE_UP_LOCK
+
+
+def test_a_lock_that_was_taken_meanwhile_keeps_it_awake() -> None:
+    wakefulness = awake()
+    wakefulness.polled(rows=0, xmin=1, now_s=2.0)
+    wakefulness.lock_given_up(9)
+    assert wakefulness.polled(rows=0, xmin=10, now_s=2.0) is Act.CONFIRM
+    wakefulness.confirmed(False, now_s=2.0)
+    assert wakefulness.state is State.AWAKE
+
+
+def test_a_notification_or_a_row_wakes_it_and_it_looks_now_and_then_by_itself() -> None:
+    told, looked = asleep(), asleep()
+    assert told.pause_s == OPTIONS.safety_s
+    told.wake(now_s=9.0)
+    looked.polled(rows=1, xmin=6, now_s=9.0)
+    assert (told.state, looked.state) == (State.AWAKE, State.AWAKE)
+    assert told.polled(rows=0, xmin=6, now_s=9.0) is Act.TAKE_LOCK
+
+
+def test_without_a_gate_it_polls_for_ever_and_slower_when_nothing_comes() -> None:
+    wakefulness = Wakefulness(WakeOptions(is_gated=False), now_s=0.0)
+    assert wakefulness.polled(rows=1, xmin=1, now_s=0.0) is Act.NOTHING
+    assert wakefulness.pause_s == OPTIONS.poll_s
+    assert wakefulness.polled(rows=0, xmin=1, now_s=60.0) is Act.NOTHING
+    assert wakefulness.pause_s == OPTIONS.idle_poll_s
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_writer_is_unread_and_unannounced_while_it_sleeps(seed: int) -> None:
+    """A world in which each step is one statement of the relay or of a writer, in any order."""
+    chance = random.Random(seed)
+    world = World(chance)
+    for _ in range(3_000):
+        world.step()
+        if world.wakefulness.state is State.ASLEEP and not world.is_told:
+            assert not world.unread, f"nobody tells the sleeper of {world.unread}"
+
+
+class World:
+    """Writers: an id, then a look at the lock, then the commit, which notifies if the lock was free. One relay."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.now_s = 0.0
+        self.next_xid = 1
+        self.running: dict[int, bool | None] = {}  # xid -> what it saw of the lock
+        self.unread: set[int] = set()
+        self.is_locked = self.is_told = False
+        self.wakefulness = Wakefulness(OPTIONS, now_s=0.0)
+
+    def step(self) -> None:
+        self.now_s += self.chance.choice([0.001, 0.001, 0.01, 0.6])
+        if self.chance.random() < 0.5:
+            self._poll()
+            return
+        looking = [xid for xid, saw in self.running.items() if saw is None]
+        done = [xid for xid, saw in self.running.items() if saw is not None]
+        match self.chance.randrange(4):
+            case 0 if len(self.running) < 4:
+                self.running[self._new_xid()] = None
+            case 1 if looking:
+                self.running[self.chance.choice(looking)] = not self.is_locked
+            case 2 if done:
+                xid = self.chance.choice(done)
+                self.is_told |= bool(self.running.pop(xid))
+                self.unread.add(xid)
+
+    def _new_xid(self) -> int:
+        self.next_xid += 1
+        return self.next_xid - 1
+
+    def _poll(self) -> None:
+        if self.is_told:
+            self.is_told = False
+            self.wakefulness.wake(now_s=self.now_s)
+        elif self.wakefulness.state is State.ASLEEP:
+            return
+        rows, self.unread = len(self.unread), set()
+        xmin = min(self.running, default=self.next_xid)
+        match self.wakefulness.polled(rows=rows, xmin=xmin, now_s=self.now_s):
+            case Act.TAKE_LOCK:
+                self.is_locked = True
+                self.wakefulness.lock_taken(True, now_s=self.now_s)
+            case Act.GIVE_UP_LOCK:
+                self.is_locked = False
+                self.wakefulness.lock_given_up(self._new_xid(), now_s=self.now_s)
+            case Act.CONFIRM:
+                self.wakefulness.confirmed(True, now_s=self.now_s)
+            case Act.NOTHING:
+                pass

@@ -1,0 +1,131 @@
+"""The reader against a real journal: nothing twice, nothing passed over, and an honest end of continuity."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pgcachewatch_daemon.core.wakefulness import WakeOptions
+from pgcachewatch_daemon.io.postgres.journal import JournalReader, Written
+from tests.postgres import Database
+from tests.row_triggers import CHANNEL, RowTriggers
+
+
+@pytest.fixture
+async def rows(database: Database) -> RowTriggers:
+    rig = await RowTriggers.open(database, "journal")
+    await rig.writer.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    await rig.install("t")
+    return rig
+
+
+def reader(history_rows: int = 100) -> JournalReader:
+    return JournalReader(WakeOptions(), history_rows, asyncio.get_running_loop().time)
+
+
+def keys(written: list[Written] | tuple[Written, ...] | None) -> list[str]:
+    assert written is not None, "continuity was lost"
+    return [key for each in written for key in json.loads(each.payload)["keys"]]
+
+
+async def insert(connection: asyncpg.Connection[Any], number: int) -> None:
+    await connection.execute("INSERT INTO t VALUES ($1)", number)
+
+
+async def test_a_database_without_a_journal_has_none(database: Database) -> None:
+    absent = reader()
+    assert await absent.open(await database.connect()) is None
+    assert (absent.is_there, absent.stats.state) == (False, "absent")
+
+
+async def test_a_row_is_the_payload_that_its_trigger_would_have_notified(rows: RowTriggers) -> None:
+    one = reader()
+    await one.open(await rows.database.connect())
+    await insert(rows.writer, 7)
+    (written,) = await one.poll() or []
+    content = json.loads(written.payload)
+    assert written.channel == CHANNEL
+    assert (content["operation"], content["table"], content["schema"]) == ("insert", "t", "public")
+    assert (content["key"], content["keys"]) == (["id"], ["7"])
+    assert content["id"] == f"{content['xid']}:1"
+    assert await one.poll() == []
+
+
+async def test_what_commits_late_is_read_when_it_does_and_holds_nobody_up(rows: RowTriggers) -> None:
+    one, slow = reader(), await rows.database.connect()
+    await one.open(await rows.database.connect())
+    transaction = slow.transaction()
+    await transaction.start()
+    await insert(slow, 1)
+    for number in (2, 3):
+        await insert(rows.writer, number)
+        assert keys(await one.poll()) == [str(number)]
+    await transaction.commit()
+    assert keys(await one.poll()) == ["1"]
+
+
+async def test_a_session_that_was_lost_goes_on_where_it_was(rows: RowTriggers) -> None:
+    one = reader()
+    first = await rows.database.connect()
+    await one.open(first)
+    await insert(rows.writer, 1)
+    await one.poll()
+    await first.close()
+    await insert(rows.writer, 2)
+    opened = await one.open(await rows.database.connect())
+    assert opened is not None
+    assert opened.floor is None
+    assert keys(opened.rows) == ["2"]
+
+
+async def test_another_reader_begins_with_the_past_and_higher_sequences(rows: RowTriggers) -> None:
+    for number in range(5):
+        await insert(rows.writer, number)
+    one, other = reader(), reader(history_rows=3)
+    opened = await one.open(await rows.database.connect())
+    again = await other.open(await rows.database.connect())
+    assert opened is not None
+    assert again is not None
+    assert opened.floor is not None
+    assert again.floor is not None
+    assert keys(opened.rows) == ["0", "1", "2", "3", "4"]
+    assert keys(again.rows) == ["2", "3", "4"]
+    assert opened.floor.xid == 0
+    assert again.floor.xid == int(json.loads(again.rows[0].payload)["xid"]), "of that one there may be more"
+    assert opened.epoch == again.epoch
+    assert opened.first_seq < again.first_seq
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM pgcachewatch.journal", "TRUNCATE pgcachewatch.journal"])
+async def test_rows_that_are_taken_away_unread_end_continuity(rows: RowTriggers, statement: str) -> None:
+    one, connection = reader(), await rows.database.connect()
+    before = await one.open(connection)
+    assert before is not None
+    await insert(rows.writer, 1)
+    await rows.writer.execute(statement)
+    assert await one.poll() is None
+    await insert(rows.writer, 2)
+    opened = await one.open(connection)
+    assert opened is not None
+    assert opened.floor is not None
+    assert opened.first_seq > before.first_seq
+    assert keys(opened.rows) == ["2"]
+
+
+async def test_it_takes_the_lock_while_rows_come_and_sleeps_when_none_do(rows: RowTriggers) -> None:
+    one = JournalReader(WakeOptions(linger_s=0.05), 100, asyncio.get_running_loop().time)
+    await one.open(await rows.database.connect())
+    await insert(rows.writer, 1)
+    async with asyncio.timeout(30):
+        while one.stats.state != "asleep":
+            await one.poll()
+            await one.act()
+            await asyncio.sleep(0.005)  # the pace of polling
+    one.woken()
+    assert one.stats.wakes == 1
+    await insert(rows.writer, 2)
+    assert keys(await one.poll()) == ["2"]

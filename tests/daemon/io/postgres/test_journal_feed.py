@@ -1,0 +1,102 @@
+"""What waits for a poll is told behind it, and old rows are pruned by whoever has kept a snapshot for long enough."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pgcachewatch_daemon.core.wakefulness import WakeOptions
+from pgcachewatch_daemon.io.postgres.journal_feed import AGES, JournalFeed, JournalOptions, Waiting
+from tests.postgres import Database
+from tests.row_triggers import RowTriggers
+
+
+@pytest.fixture
+async def rows(database: Database) -> RowTriggers:
+    rig = await RowTriggers.open(database, "journal")
+    await rig.writer.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await rig.install("t")
+    return rig
+
+
+class Clock:
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_without_a_journal_nothing_waits(database: Database) -> None:
+    feed = JournalFeed(JournalOptions(), clock=asyncio.get_running_loop().time)
+    assert await feed.open(await database.connect()) is None
+    assert not feed.loopback_returned("nonce")
+    assert not feed.tokens_complete()
+    assert feed.due_s == float("inf")
+
+
+async def test_a_loopback_and_tokens_are_told_behind_the_rows_of_the_next_poll(rows: RowTriggers) -> None:
+    clock = Clock()
+    feed = JournalFeed(JournalOptions(), clock=clock)
+    connection = await rows.database.connect()
+    await feed.open(connection)
+    await feed.step(connection)
+    await feed.after(connection)
+    assert feed.due_s > clock.now_s
+
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    assert feed.tokens_complete()
+    assert feed.loopback_returned("nonce")
+    assert feed.due_s <= clock.now_s, "somebody waits"
+    step = await feed.step(connection)
+
+    assert step is not None
+    assert (len(step[0]), step[1]) == (1, Waiting("nonce", has_tokens=True))
+    await feed.after(connection)
+    again = await feed.step(connection)
+    assert again == ([], Waiting()), "it is not due, and nobody waits any more"
+
+
+async def test_what_waited_for_a_session_that_was_lost_is_forgotten(rows: RowTriggers) -> None:
+    feed = JournalFeed(JournalOptions(), clock=Clock())
+    await feed.open(await rows.database.connect())
+    feed.loopback_returned("nonce")
+    connection = await rows.database.connect()
+    await feed.open(connection)
+    assert await feed.step(connection) == ([], Waiting())
+
+
+async def left(rows: RowTriggers) -> int:
+    return int(await rows.writer.fetchval("SELECT count(*) FROM pgcachewatch.journal"))
+
+
+async def test_rows_are_pruned_once_they_are_old_and_not_before(rows: RowTriggers) -> None:
+    clock = Clock()
+    options = JournalOptions(WakeOptions(), retention_s=600.0)
+    feed, connection = JournalFeed(options, clock=clock), await rows.database.connect()
+    await feed.open(connection)
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    for _ in range(AGES):
+        clock.now_s += options.retention_s / AGES
+        await feed.step(connection)
+        await feed.after(connection)
+        assert await left(rows) == 1
+    for _ in range(3):
+        clock.now_s += options.retention_s / AGES
+        await rows.writer.execute("INSERT INTO t SELECT max(id) + 1 FROM t")
+        await feed.step(connection)
+        await feed.after(connection)
+    assert await left(rows) == 3, "the first row, and nothing younger"
+
+
+async def test_too_many_rows_are_pruned_before_they_are_old(rows: RowTriggers) -> None:
+    clock = Clock()
+    feed, connection = JournalFeed(JournalOptions(rows_limit=10), clock=clock), await rows.database.connect()
+    await feed.open(connection)
+    for number in range(20):
+        await rows.writer.execute("INSERT INTO t VALUES ($1)", number)
+    for _ in range(3):
+        clock.now_s += JournalOptions().retention_s / AGES
+        await feed.step(connection)
+        await feed.after(connection)
+    assert await left(rows) < 20
