@@ -98,7 +98,7 @@ def plot(results: Results) -> str:
     """Draw CPU time a delivery for each case; returns what became of it, in a sentence."""
     cases = [case for case in BARS if len(results.summary(case)) > 1]
     if not cases:
-        return "no plot: fewer than two peers"
+        return "no plot: none of its cases was run with two peers"
     sys.path.append(str(PYTHON_PACKAGES))
     try:
         matplotlib = importlib.import_module("matplotlib")
@@ -114,7 +114,6 @@ def plot(results: Results) -> str:
         colours = ["tab:orange" if peer in ("ours", "relay") else "tab:grey" for peer in summary]
         bars = axes.barh(list(summary), list(summary.values()), color=colours)
         axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
-        axes.set_xscale("log")
         axes.margins(x=0.2)
         axes.invert_yaxis()
         axes.set_title(case)
