@@ -13,7 +13,7 @@ SOURCE_ROOTS = {
 }
 CODE_FOLDERS = ("client", "config", "daemon", "deploy", "tests")
 # Made by tools and kept out of the repository by .gitignore.
-NOT_OURS = {".git", ".venv", "__pycache__", "dist", "build", "node_modules", ".idea", ".vscode"}
+NOT_OURS = {".git", ".venv", "__pycache__", "dist", "build", "bench-results", "node_modules", ".idea", ".vscode"}
 CACHE_SUFFIX = "_cache"
 
 
