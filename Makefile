@@ -61,6 +61,10 @@ bench-gate: setup  ## Fail when a delivery costs over twice the C send() loop's:
 bench-triggers:  ## What triggers cost writers: none, the original's, row by row, ours
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_triggers.py
 
+.PHONY: bench-writers
+bench-writers:  ## Commits per second of 1 to 32 writers: no trigger, the original's, direct, journal
+	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_writers.py
+
 .PHONY: bench-hitratio
 bench-hitratio:  ## How many database reads a cache saves: the original, by table, by row
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_hit_ratio.py

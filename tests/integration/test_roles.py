@@ -158,7 +158,9 @@ async def relay_at_work(estate: Estate) -> None:
         assert await relay.fetchval(journal.is_free_sql())
         assert await relay.fetchval(journal.own_xid_sql())
         await relay.execute(journal.notify_sql())
-        assert (await relay.fetchrow(journal.measure_sql()))["rows"] >= 1
+        measured = await relay.fetchrow(journal.measure_sql())
+        assert measured is not None
+        assert measured["rows"] >= 1
         assert await relay.fetchval(journal.prune_sql(), header["snapshot"], 100) >= 1
         assert await relay.fetchval(journal.epoch_sql()) == first
         name = secrets.token_hex(4)

@@ -98,10 +98,14 @@ def epoch_sql() -> str:
     """The epoch as text, made when there is none: run it before the first poll of a session.
 
     It is another one after a crash, a failover, a restore, in another database and in a journal that was made anew.
-    Rows from above the current snapshot are taken away: they came with a dump of another server.
+    Rows and a floor from above the current snapshot are taken away: they came with a dump of another server. Nobody's
+    place would ever include such a floor.
     """
     return f"""
-WITH alien AS (DELETE FROM {SCHEMA}.journal AS j WHERE j.xid >= {_NEXT}), made AS (
+WITH alien AS (DELETE FROM {SCHEMA}.journal AS j WHERE j.xid >= {_NEXT}), lowered AS (
+  UPDATE {SCHEMA}.journal_state AS s SET floor = '0', floor_snapshot = pg_catalog.pg_current_snapshot()
+  WHERE pg_catalog.pg_snapshot_xmax(s.floor_snapshot) > {_NEXT}
+), made AS (
   INSERT INTO {SCHEMA}.epoch AS e (id)
   VALUES (pg_catalog.left(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''), 16))
   ON CONFLICT ("only") DO UPDATE SET "only" = e."only" RETURNING e.id
