@@ -168,6 +168,13 @@ class Settings(BaseSettings):
     ping_interval_s: Seconds = option(20.0, "Serving", "Silence after which a client is pinged.")
     pong_timeout_s: Seconds = option(20.0, "Serving", "Time for its answer; then 4106.")
 
+    workers: Annotated[int, pydantic.Field(ge=1, le=256)] = option(
+        1,
+        "Operation",
+        "Processes that serve clients. 1: the relay is one process. More: one more beside them holds the LISTEN "
+        "connection and hands changes on; each has its share of connections_limit, connections_per_address_limit, "
+        "handshakes_limit and barriers_limit, and a client that is refused by one may find room at the next attempt.",
+    )
     node: Annotated[str, pydantic.Field(max_length=200)] = option(
         "", "Operation", "Name of this relay in its welcome. Empty: the host's name."
     )

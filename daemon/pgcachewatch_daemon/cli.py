@@ -1,8 +1,9 @@
 """`pgcachewatch serve`: settings in, a relay out, and an exit code that says how it ended.
 
-0 after SIGTERM or Ctrl-C and a drain; 1 when the port can not be had; 2 for a setting that can not work, with one
-sentence that says which, from where, and what is allowed. A second signal ends the process at once, with 128 plus the
-signal's number. Log lines go to standard error: one per change of state, `key=value`, never with a password.
+0 after SIGTERM or Ctrl-C and a drain; 1 when the port can not be had, or workers end each time they are started; 2 for
+a setting that can not work, with one sentence that says which, from where, and what is allowed. A second signal ends
+the process at once, with 128 plus the signal's number. Log lines go to standard error: one per change of state,
+`key=value`, never with a password.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +30,10 @@ from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.relay import Relay, RelayOptions
+from pgcachewatch_daemon.workers.primary import CAN_HAVE_WORKERS, PrimaryRelay
+from pgcachewatch_daemon.workers.staff import WorkersFailed
 
 EXIT_UNAVAILABLE = 1
 EXIT_CONFIGURATION = 2
@@ -46,8 +49,11 @@ def serve(arguments: list[str]) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"pgcachewatch serve: {error}\n")
         return EXIT_CONFIGURATION
-    _log_to_stderr(settings.log_level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    if settings.workers > 1 and not CAN_HAVE_WORKERS:
+        sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
+        return EXIT_CONFIGURATION
+    log_to_stderr(settings.log_level.upper())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(relay_options(settings)))
 
 
@@ -65,6 +71,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         compression=settings.compression,
         drain_grace_s=settings.drain_grace_s,
         drain_jitter_s=settings.drain_jitter_s,
+        workers=settings.workers,
         source=SourceOptions(
             dsn=dsn.get_secret_value() if dsn else None,
             heartbeat_s=settings.heartbeat_s,
@@ -123,40 +130,30 @@ def _settings(arguments: list[str]) -> Settings:
     return load(given, config_file=config_file).settings
 
 
-def _log_to_stderr(level: str) -> None:
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it can be had; None is asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
 async def _serve(options: RelayOptions) -> int:
-    relay = Relay(options)
-    _handle_signals(relay)
+    relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
+    _handle_signals(relay.stop)
     asyncio.get_running_loop().set_exception_handler(_leave_out_late_lookups)
     try:
-        await relay.start()
-    except OSError as error:
-        await relay.close()
-        sys.stderr.write(f"pgcachewatch serve: {_explain(error, options)}\n")
-        return EXIT_UNAVAILABLE
-    try:
-        await relay.run()
+        problem = await _run(relay, options)
     finally:
         await relay.close()
-    return 0
+    if problem:
+        sys.stderr.write(f"pgcachewatch serve: {problem}\n")
+    return EXIT_UNAVAILABLE if problem else 0
+
+
+async def _run(relay: Relay | PrimaryRelay, options: RelayOptions) -> str:
+    """Until it is stopped and drained; why it could not serve, else nothing."""
+    try:
+        try:
+            await relay.start()
+        except OSError as error:
+            return _explain(error, options)
+        await relay.run()
+    except WorkersFailed as error:
+        return str(error)
+    return ""
 
 
 def _explain(error: OSError, options: RelayOptions) -> str:
@@ -176,7 +173,7 @@ def _leave_out_late_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, 
         loop.default_exception_handler(context)
 
 
-def _handle_signals(relay: Relay) -> None:
+def _handle_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     signals_seen = 0
 
@@ -187,7 +184,7 @@ def _handle_signals(relay: Relay) -> None:
             # Whoever asks twice does not want to wait for clients, nor for anything else.
             os._exit(EXIT_SIGNAL_BASE + number)
         logger.info("signal received signal=%s", number.name)
-        relay.stop()
+        stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # a loop without signals: Ctrl-C still raises

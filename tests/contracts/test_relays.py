@@ -1,4 +1,4 @@
-"""What a client may expect of any relay: the real one and the fake of pgcachewatch.testing, by one body of tests.
+"""What a client may expect of any relay: the real one, in one process or with workers, and pgcachewatch.testing's fake.
 
 Users trust their own tests to the fake. So whatever it does, the real relay has to do, too.
 """
@@ -19,6 +19,7 @@ from pgcachewatch.aio.connecting import Connecting
 from pgcachewatch.testing import FakeRelay
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.relay import Relay, RelayOptions
+from pgcachewatch_daemon.workers.primary import PrimaryRelay
 from tests.postgres import Database
 from tests.proxy import Proxy
 from tests.waiting import eventually
@@ -60,12 +61,12 @@ class FakeSite:
 
 
 class RealSite:
-    def __init__(self, relay: Relay, proxy: Proxy, connection: asyncpg.Connection) -> None:
+    def __init__(self, relay: Relay | PrimaryRelay, proxy: Proxy, connection: asyncpg.Connection) -> None:
         self._relay, self._proxy, self._connection = relay, proxy, connection
         self._written = asyncio.Lock()
 
     @classmethod
-    async def open(cls, database: Database, stack: AsyncExitStack) -> RealSite:
+    async def open(cls, database: Database, stack: AsyncExitStack, *, workers: int) -> RealSite:
         connection = await asyncpg.connect(database.dsn)
         stack.push_async_callback(connection.close)
         await connection.execute(queries.create_notify_function(models.DEFAULT_PG_CHANNEL, "notify"))
@@ -73,8 +74,9 @@ class RealSite:
             await connection.execute(f"CREATE TABLE {table} (id int)")
             await connection.execute(f"INSERT INTO {table} VALUES (1)")
             await connection.execute(queries.create_after_change_trigger(f"watch_{table}", table, "notify"))
-        options = RelayOptions(port=0, source=SourceOptions(dsn=database.dsn))
-        relay = await stack.enter_async_context(Relay(options))
+        options = RelayOptions(port=0, source=SourceOptions(dsn=database.dsn), workers=workers)
+        relay: Relay | PrimaryRelay = Relay(options) if workers == 1 else PrimaryRelay(options)
+        await stack.enter_async_context(relay)
         await relay.ready()
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", relay.port))
         return cls(relay, proxy, connection)
@@ -104,13 +106,13 @@ class RealSite:
         )
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "workers"])
 async def site(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack, asyncio.timeout(WITHIN_S):
         if request.param == "fake":
             yield FakeSite()
         else:
-            yield await RealSite.open(database, stack)
+            yield await RealSite.open(database, stack, workers=1 if request.param == "real" else 2)
 
 
 class Counted:

@@ -1,0 +1,203 @@
+"""The relay as a worker runs it: everything that has to do with clients, fed by the primary instead of PostgreSQL.
+
+Each message becomes the call that the notification behind it would have made in a relay of one process, in the same
+order; so what PROTOCOL.md says of order and proof holds for the same reasons. A change that can not be handled here
+becomes a Gap of its channel at the same position, as it would there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import pickle
+import socket
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from pgcachewatch.models import Event, Gap, Scope
+from pgcachewatch_daemon.core.hub import Backplane
+from pgcachewatch_daemon.io import http
+from pgcachewatch_daemon.io.http import Answer
+from pgcachewatch_daemon.io.metrics import CONTENT_TYPE
+from pgcachewatch_daemon.relay import Relay, RelayOptions, Source, Watcher
+from pgcachewatch_daemon.sql.assessment import Assessment
+from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.workers.backplane import FollowedBackplane
+from pgcachewatch_daemon.workers.messages import (
+    Ask,
+    AskMetrics,
+    Begin,
+    Change,
+    Changes,
+    ClosePlain,
+    Counted,
+    Exposed,
+    FromPrimary,
+    Here,
+    Listening,
+    ListenRefused,
+    Looked,
+    LoopedBack,
+    Message,
+    SourceLost,
+    SourceUp,
+    TokenNotified,
+    TokensSettled,
+)
+from pgcachewatch_daemon.workers.upstream import Upstream, UpstreamWatcher
+
+EXPOSED_WITHIN_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class FollowerRelay(Relay):
+    """`say` sends to the primary. `sockets` are bound already; without any it binds beside the other workers."""
+
+    def __init__(
+        self, options: RelayOptions, say: Callable[[Message], None], *, sockets: Sequence[socket.socket] = ()
+    ) -> None:
+        self._say = say
+        self._sockets = sockets
+        self._followed = FollowedBackplane()
+        self._upstream = Upstream(say, has_stamps=lambda: self._hub.has_stamps)
+        self._upstream_watcher = UpstreamWatcher(say)
+        self._catalogue: Catalogue | None = None
+        self._scrapers: list[Callable[[Answer], None]] = []
+        self._scrape_timer: asyncio.TimerHandle | None = None
+        super().__init__(options)
+
+    def _make_backplane(self) -> Backplane:
+        return self._followed
+
+    def _make_source(self) -> Source:
+        return self._upstream
+
+    def _make_watcher(self) -> Watcher:
+        return self._upstream_watcher
+
+    async def start(self) -> None:
+        """Accept connections. Raises OSError when the address can not be had."""
+        if self._sockets:
+            await self._server.start_on(self._sockets)
+        else:
+            await self._server.start(self.options.host, self.options.port, reuse_port=True)
+        self._lag.start()
+
+    def stop_listening(self) -> None:
+        """Leave new connections to other workers."""
+        self._server.stop_listening()
+
+    async def close(self) -> None:
+        self._answer_scrapers(http.refuse(503, "the relay is going away"))
+        await super().close()
+
+    # --- what the primary tells, in order
+
+    def told(self, message: FromPrimary) -> None:
+        """One message. Raises LinkBroken when it can not follow those before it."""
+        match message:
+            case Changes(changes):
+                for change in changes:
+                    self._change(change)
+            case LoopedBack():
+                self._upstream.looped_back(message)
+                self._prove(self._loopback.proven(message.as_of_ms, message.snapshot))
+                self._upstream.tell_state()
+            case TokenNotified(token):
+                self.token_notified(token)
+            case TokensSettled():
+                self.tokens_settled()
+            case Ask(number):
+                self._say(Counted(number, self.client_readings()))
+            case Exposed(text):
+                self._answer_scrapers(Answer(200, {"Content-Type": CONTENT_TYPE}, text))
+            case Begin() | Here() | SourceUp() | SourceLost() | Listening() | ListenRefused():
+                self._told_of_source(message)
+            case Looked(began_s, catalogue, retyped):
+                self._looked(catalogue, began_s, retyped)
+            case ClosePlain(reason):
+                self._hub.close_plain(reason)
+            case _:
+                raise TypeError(f"a worker's relay is not told {type(message).__name__}")
+
+    def _change(self, change: Change) -> None:  # hot path
+        seq, at_s, received_at, channel, payload, verdict = change
+        self._followed.follow(seq)
+        try:
+            told = verdict if isinstance(verdict, Gap) else self._read(channel, payload, received_at, verdict)
+            self._hub.publish(told, channel=channel, payload=payload, now_s=at_s)
+        except Exception:
+            logger.exception("change failed channel=%r; it became a gap", channel)
+            gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
+            self._hub.publish(gap, channel=channel, payload="", now_s=at_s)
+        if self._hub.is_pressed:
+            self._departures.flush_all()
+
+    def _read(self, channel: str, payload: str, received_at: datetime.datetime, is_wide: bool) -> Event | Gap:
+        read = self._intake.read(channel, payload, received_at=received_at)
+        return read.model_copy(update={"keys": None}) if is_wide and isinstance(read, Event) else read
+
+    def _told_of_source(self, message: Begin | Here | SourceUp | SourceLost | Listening | ListenRefused) -> None:
+        match message:
+            case Begin(epoch, floor):
+                self._followed.begin(epoch, floor)
+                self._hub.history.begin_after(floor)
+            case Here():
+                self._began(message)
+            case SourceUp(epoch):
+                self._followed.follow_epoch(epoch)
+                self._upstream.came_up(message)
+                self._hub.source_restored(self._last_loss)
+                self._barriers.source_up()
+                self._ready.set()
+                self._upstream.answer_listening()
+            case SourceLost(reason):
+                self._upstream.lost(message)
+                self._loopback.reset()
+                self.source_lost(reason)
+            case Listening(channel, seq):
+                self._reception.listened(channel, seq)
+                self._upstream.listening(channel)
+            case ListenRefused():
+                self._upstream.refused(message)
+            case other:
+                assert_never(other)
+
+    def _began(self, here: Here) -> None:
+        self._upstream.began(here)
+        self._last_loss = here.loss
+        self._tokens.remember(here.tokens)
+        for channel, seq in here.channels.items():
+            self._reception.listened(channel, seq)
+        if here.catalogue:
+            self._looked(here.catalogue, here.began_s, frozenset())
+        if here.is_up:
+            self._ready.set()
+            if here.as_of_ms is not None:
+                self._prove(self._loopback.proven(here.as_of_ms))
+
+    def _looked(self, catalogue: bytes, began_s: float, retyped: frozenset[str]) -> None:
+        if catalogue:
+            self._catalogue = pickle.loads(catalogue)
+        assert self._catalogue is not None, "the first look that is told has a catalogue"
+        self._upstream_watcher.looked()
+        self._inspection.adopt(Assessment(self._catalogue, retyped=retyped), began_s)
+
+    # --- metrics: those of the whole relay
+
+    def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
+        self._scrapers.append(answer)
+        if len(self._scrapers) == 1:
+            self._say(AskMetrics())
+            self._scrape_timer = asyncio.get_running_loop().call_later(
+                EXPOSED_WITHIN_S, self._answer_scrapers, http.refuse(503, "the primary does not answer")
+            )
+
+    def _answer_scrapers(self, answer: Answer) -> None:
+        if self._scrape_timer is not None:
+            self._scrape_timer.cancel()
+        scrapers, self._scrapers = self._scrapers, []
+        for scraper in scrapers:
+            scraper(answer)

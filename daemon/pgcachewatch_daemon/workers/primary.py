@@ -1,0 +1,440 @@
+"""The composition root of a relay with workers: the process that holds the LISTEN connection.
+
+    PostgresSource --notified--> Intake --> Inspection --> position --> Dispatch ==links==> workers
+    workers --ensure, hasten, needed, metrics--> PrimaryRelay
+
+It does what relay.Relay does between PostgreSQL and the hub, and hands the outcome on instead of fanning it out.
+Nothing here waits for a worker: what is said is written to each link and forgotten, a worker that does not read is
+replaced. Positions are assigned here and nowhere else, drift is judged here, and the channels that are listened to are
+those of all workers together.
+
+Life: as relay.Relay, which it stands in for. Bound of a drain: the grace and EXIT_GRACE_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+import pickle
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Self, assert_never
+
+from pgcachewatch.models import Event, Gap, Scope
+from pgcachewatch_daemon.core.intake import Intake
+from pgcachewatch_daemon.core.loopback import Ignored, Loopback
+from pgcachewatch_daemon.core.tokens import Tokens
+from pgcachewatch_daemon.inspection import Inspection
+from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
+from pgcachewatch_daemon.io.catalogue import CatalogueWatcher
+from pgcachewatch_daemon.io.metrics import Histogram, Reading
+from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource
+from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
+from pgcachewatch_daemon.relay import RelayOptions
+from pgcachewatch_daemon.sql.assessment import Assessment
+from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.unreadable import UnreadableLog
+from pgcachewatch_daemon.workers.channels import SharedChannels
+from pgcachewatch_daemon.workers.dispatch import Dispatch
+from pgcachewatch_daemon.workers.framing import encode
+from pgcachewatch_daemon.workers.journal import Journal
+from pgcachewatch_daemon.workers.member import Member
+from pgcachewatch_daemon.workers.messages import (
+    AS_READ,
+    TABLE_WIDE,
+    AskMetrics,
+    Begin,
+    ClosePlain,
+    Counted,
+    Ensure,
+    Exposed,
+    FromWorker,
+    Hasten,
+    HastenLook,
+    Hello,
+    Here,
+    Listening,
+    ListenRefused,
+    Looked,
+    LoopedBack,
+    Message,
+    Needed,
+    Serving,
+    SourceLost,
+    SourceUp,
+    Start,
+    State,
+    TokenNotified,
+    TokensSettled,
+)
+from pgcachewatch_daemon.workers.scrape import Scrapes
+from pgcachewatch_daemon.workers.sockets import SPREADS, HeldPort, hold
+from pgcachewatch_daemon.workers.staff import Staff
+
+EXIT_GRACE_S = 3.0
+CAN_HAVE_WORKERS = hasattr(socket, "AF_UNIX") and os.name == "posix"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An assessment, and its catalogue pickled beside the loop; empty when it is the one of the last look."""
+
+    assessment: Assessment
+    catalogue: bytes
+
+
+def divide(options: RelayOptions, *, port: int) -> RelayOptions:
+    """What one worker goes by: its share of what is limited for the whole relay, rounded down, and no password.
+
+    Shares add up to no more than the limit. The kernel spreads connections by chance, so a worker may be full a little
+    before the relay is; whoever it refuses comes back from another port and most likely to another worker.
+    """
+    size = options.workers
+    admission, barriers = options.admission, options.barriers
+    return replace(
+        options,
+        workers=1,
+        port=port,
+        node=options.node or socket.gethostname(),
+        source=replace(options.source, dsn=None),
+        catalogue=replace(options.catalogue, dsn=None),
+        sockets=replace(options.sockets, handshakes_limit=max(1, options.sockets.handshakes_limit // size)),
+        barriers=replace(barriers, barriers=max(1, barriers.barriers // size)),
+        admission=replace(
+            admission,
+            connections=max(1, admission.connections // size),
+            connections_per_address=max(1, admission.connections_per_address // size),
+        ),
+    )
+
+
+class PrimaryRelay:
+    """Use it as relay.Relay. `is_spread` says how workers share the port (see sockets)."""
+
+    def __init__(self, options: RelayOptions, *, is_spread: bool = SPREADS) -> None:
+        self.options = options
+        self._is_spread = is_spread
+        self._intake = Intake()
+        self._tokens = Tokens(options.barriers)
+        self._loopback = Loopback(
+            lambda: secrets.token_hex(8),
+            options.barriers,
+            wants_snapshot=lambda: any(member.state.has_stamps for member in self._staff.following),
+        )
+        self._backplane = MemoryBackplane(lambda: secrets.token_hex(8))
+        self._journal = Journal(options.history)
+        self._dispatch = Dispatch(self._journal, self._write)
+        self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
+        self._channels = SharedChannels(
+            self._source, default=options.channel, head=lambda: self._backplane.position.seq, tell=self._dispatch.say
+        )
+        self._inspection = Inspection(
+            self,
+            channel=options.channel,
+            now_s=time.monotonic,
+            hasten=lambda: self._watcher.hasten(),
+            retyped=lambda tables: None,  # the workers are told with the look
+        )
+        self._watcher: CatalogueWatcher[Look] = CatalogueWatcher(
+            replace(options.catalogue, dsn=options.catalogue.dsn or options.source.dsn),
+            judge=self._judge,
+            tell=self._looked,
+            clock=time.monotonic,
+        )
+        self._catalogue: Catalogue | None = None
+        self._pickled_catalogue = b""
+        self._look_began_s = 0.0
+        self._held: HeldPort | None = None
+        self._staff = Staff(0, received=self._received, gone=self._gone)
+        self._scrapes = Scrapes(lambda: self._staff.serving, self._readings)
+        self._loopback_seconds = Histogram()
+        self._epoch_changes: Counter[str] = Counter()
+        self._lag = LoopLag()
+        self._unreadable = UnreadableLog()
+        self._last_loss = "start"
+        self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._is_draining = False
+
+    # --- life
+
+    @property
+    def port(self) -> int:
+        """The port that the workers listen to; the real one when 0 was asked for."""
+        assert self._held is not None, "the relay was not started"
+        return self._held.port
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.options.host}:{self.port}"
+
+    @property
+    def workers(self) -> Mapping[int, int]:
+        """Process ids of those that serve, by place."""
+        return {member.number: member.pid for member in self._staff.serving}
+
+    async def start(self) -> None:
+        """Take the port, and return when each worker serves, or when stopped before.
+
+        Raises OSError when the address can not be had, WorkersFailed when a worker can not be started.
+        """
+        self._held = hold(self.options.host, self.options.port, is_spread=self._is_spread)
+        self._staff = Staff(
+            self.options.workers,
+            received=self._received,
+            gone=self._gone,
+            sockets=[each.fileno() for each in self._held.inherited],
+        )
+        self._lag.start()
+        self._channels.ensure(self.options.channel, self._default_channel_answered)
+        self._source.start()
+        self._watcher.start()
+        if await self._until_stopped(self._staff.start()):
+            logger.info("relay listening host=%s port=%d", self.options.host, self.port)
+
+    def _default_channel_answered(self, answer: Listening | ListenRefused) -> None:
+        if isinstance(answer, ListenRefused):
+            logger.error("the default channel can not be listened to: %s", answer.text)
+
+    async def ready(self) -> None:
+        """Wait until events provably flow, and each worker knows it."""
+        await self._ready.wait()
+        await self._scrapes.ask()  # whoever answers has handled what was said before
+
+    def stop(self) -> None:
+        """Make `run` drain and return. May be called from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`, then drain. Raises WorkersFailed, after a drain, when a worker can not be replaced."""
+        await self._until_stopped(self._staff.failed.wait())
+        await self.drain()
+        if self._staff.failure is not None:
+            raise self._staff.failure
+
+    async def _until_stopped(self, waiting: Coroutine[None, None, object]) -> bool:
+        """True when it ended, False when the relay is stopped before that."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        waited = asyncio.ensure_future(waiting)
+        try:
+            await asyncio.wait({stopping, waited}, return_when=asyncio.FIRST_COMPLETED)
+            if waited.done():
+                waited.result()
+            return waited.done()
+        finally:
+            for each in (stopping, waited):
+                each.cancel()
+            await asyncio.gather(stopping, waited, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Let each worker send its clients away and end."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        logger.info("relay draining grace_s=%g workers=%d", self.options.drain_grace_s, len(self._staff.serving))
+        self._dispatch.flush()
+        await self._staff.drain(self.options.drain_grace_s + EXIT_GRACE_S)
+
+    async def close(self) -> None:
+        """End everything at once; harmless when called twice."""
+        self._stopping.set()
+        self._lag.close()
+        self._scrapes.close()
+        await self._watcher.close()
+        await self._source.close()
+        await self._staff.close()
+        if self._held is not None:
+            self._held.close()
+        logger.info("relay stopped")
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- what the source tells, in order
+
+    def notified(self, channel: str, payload: str) -> None:  # hot path
+        now_s = time.monotonic()
+        received_at = datetime.datetime.now(tz=datetime.UTC)
+        change = self._intake.read(channel, payload, received_at=received_at)
+        if isinstance(change, Gap):
+            self._unreadable.note(channel, change, now_s=now_s)
+        verdict = AS_READ if self._inspection.believed(change) is change else TABLE_WIDE
+        seq = self._backplane.append().seq
+        self._dispatch.change((seq, now_s, received_at, channel, payload, verdict))
+
+    def notification_failed(self, channel: str) -> None:
+        gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
+        self.publish(gap, channel=channel, payload="", now_s=time.monotonic())
+
+    def looped_back(self, payload: str, position: str = "") -> None:
+        result = self._loopback.returned(payload)
+        if isinstance(result, Ignored):
+            return
+        self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
+        self._dispatch.say(LoopedBack(result.as_of_ms, result.snapshot, self._source.proof_limit_s))
+        self._dispatch.flush()  # not in the next iteration: somebody waits for this
+
+    def token_notified(self, token: str) -> None:
+        self._tokens.arrived(token, now_ms=time.monotonic() * 1_000)
+        self._dispatch.say(TokenNotified(token))
+
+    def tokens_settled(self) -> None:
+        self._tokens.settled()
+        self._dispatch.say(TokensSettled())
+        self._dispatch.flush()
+
+    def catalogue_changed(self) -> None:
+        self._watcher.hasten()
+
+    def source_up(self, journal: object = None) -> None:
+        self._dispatch.flush()
+        epoch = self._backplane.new_epoch(self._last_loss).epoch
+        self._epoch_changes[self._last_loss] += 1
+        self._journal.forget_all()
+        self._tokens.source_up()
+        self._dispatch.say(SourceUp(epoch, self._channels.came_up(), self._source.since_s))
+        self._watcher.source_up()
+        self._ready.set()
+
+    def source_lost(self, reason: LossReason) -> None:
+        self._ready.clear()
+        self._last_loss = reason
+        self._tokens.source_lost()
+        self._watcher.source_lost()
+        number = self._channels.lost(self._staff.following)
+        self._dispatch.say(SourceLost(reason, self._source.since_s, number))
+        self._dispatch.flush()
+
+    # --- what the inspection tells
+
+    def publish(self, change: Event | Gap, *, channel: str, payload: str, now_s: float) -> None:
+        """A gap that no notification told of."""
+        assert isinstance(change, Gap), "events come from notifications"
+        seq = self._backplane.append().seq
+        self._dispatch.change((seq, now_s, datetime.datetime.now(tz=datetime.UTC), channel, payload, change))
+
+    def close_plain(self, reason: str) -> None:
+        """Published clients missed something."""
+        self._dispatch.say(ClosePlain(reason))
+
+    def _judge(self, catalogue: Catalogue) -> Look:
+        """Beside the loop, as the pickling of a large catalogue takes a while."""
+        assessment = self._inspection.assess(catalogue)
+        is_known = self._catalogue is not None and self._catalogue == catalogue
+        return Look(assessment, b"" if is_known else pickle.dumps(catalogue, pickle.HIGHEST_PROTOCOL))
+
+    def _looked(self, look: Look, began_s: float) -> None:
+        self._inspection.tell(look.assessment, began_s)
+        self._look_began_s = began_s
+        if look.catalogue:
+            self._catalogue, self._pickled_catalogue = look.assessment.catalogue, look.catalogue
+        self._dispatch.say_bulk(Looked(began_s, look.catalogue, look.assessment.retyped))
+
+    # --- the workers
+
+    def _write(self, frames: list[bytes], is_bulk: bool) -> None:
+        for member in self._staff.following:
+            member.write(frames, is_bulk=is_bulk)
+
+    def _received(self, member: Member, messages: list[Message]) -> None:
+        for message in messages:
+            self._hear(member, message)  # type: ignore[arg-type]  # a worker says FromWorker only
+
+    def _hear(self, member: Member, message: FromWorker) -> None:
+        match message:
+            case Hello():
+                self._hand_over(member)
+            case Serving():
+                self._staff.began_to_serve(member)
+            case Ensure(channel):
+                self._channels.ensure(channel, member.say)
+            case Needed(number, channels):
+                self._channels.needed(member, number, channels)
+            case Hasten(spacing_s):
+                self._source.hasten(spacing_s=spacing_s)
+            case HastenLook():
+                self._watcher.hasten()
+            case State():
+                member.state = message
+                self._tell_busy()
+            case AskMetrics():
+                self._scrapes.ask().add_done_callback(partial(self._expose, member))
+            case Counted(number, readings):
+                self._scrapes.counted(member, number, readings)
+            case other:
+                assert_never(other)
+
+    def _hand_over(self, member: Member) -> None:
+        """All that the others know, in one step, so that nothing is said in between."""
+        self._dispatch.flush()
+        assert self._held is not None, "workers are started behind the port"
+        sockets = tuple(each.fileno() for each in self._held.inherited)
+        options = divide(self.options, port=self.port)
+        member.say(Start(member.number, options, sockets, logging.getLogger().getEffectiveLevel()))
+        position = self._backplane.position
+        here = Here(
+            is_up=self._source.is_up,
+            since_s=self._source.since_s,
+            loss=self._last_loss,
+            channels=dict(self._channels.listened),
+            as_of_ms=self._loopback.last_as_of_ms,
+            proof_limit_s=self._source.proof_limit_s,
+            tokens=self._tokens.memory(),
+            catalogue=self._pickled_catalogue,
+            began_s=self._look_began_s,
+        )
+        begin = Begin(position.epoch, self._journal.floor)
+        member.write([encode([begin]), *self._journal.frames, encode([here])], is_bulk=True)
+        member.is_following = True
+
+    def _gone(self, member: Member) -> None:
+        self._scrapes.gone(member)
+        self._channels.gone(member)
+        self._tell_busy()
+
+    def _tell_busy(self) -> None:
+        self._source.set_busy(any(each.state.is_busy for each in self._staff.following))
+
+    def _expose(self, member: Member, text: asyncio.Future[bytes]) -> None:
+        if not text.cancelled():
+            member.say(Exposed(text.result()))
+
+    # --- what others may see
+
+    def _readings(self) -> Mapping[str, Reading]:
+        now_s = time.monotonic()
+        proven_ms = self._loopback.last_as_of_ms
+        journal = self._journal
+        return source_readings(
+            self._source.stats,
+            is_up=self._source.is_up,
+            loopback_age_s=now_s - (self._source.since_s if proven_ms is None else proven_ms / 1_000),
+            loopback_seconds=self._loopback_seconds,
+            intake=self._intake.stats,
+            inspection=self._inspection,
+            catalogue=self._watcher.stats,
+            epoch_changes=self._epoch_changes,
+            log=LogReading(journal.events, journal.size_bytes, journal.oldest_age_s(now_s)),
+            workforce=Workforce(len(self._staff.serving), self._staff.restarts, self._scrapes.silences),
+        ) | {"event_loop_lag_seconds": self._lag.seconds}

@@ -1,0 +1,101 @@
+"""One scrape of the whole relay: every worker is asked, and what they counted is added up.
+
+A worker that does not answer within ANSWER_S is left out with its gauges and counted as silent; its counters stay as
+they were heard last, and so do those of workers that have ended. One round is under way at a time; who asks meanwhile
+gets its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from pgcachewatch_daemon.io.metrics import Exposition, Reading
+from pgcachewatch_daemon.workers.messages import Ask, Message
+from pgcachewatch_daemon.workers.sums import nothing, total, without_gauges
+
+ANSWER_S = 1.0
+
+
+class Counting(Protocol):
+    """A worker that can be asked."""
+
+    readings: Mapping[str, Reading]
+
+    def say(self, *messages: Message) -> None: ...
+
+
+class Scrapes:
+    """`workers` are those to ask, `own` reads what the primary counts itself."""
+
+    def __init__(self, workers: Callable[[], Sequence[Counting]], own: Callable[[], Mapping[str, Reading]]) -> None:
+        self.silences = 0
+        self._workers = workers
+        self._own = own
+        self._ended: Mapping[str, Reading] = {}  # counters of workers that are no more
+        self._number = 0
+        self._missing: set[Counting] = set()
+        self._waiting: list[asyncio.Future[bytes]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._sum: Mapping[str, Reading] = {}
+        self._exposition = Exposition(lambda: self._sum)
+
+    def ask(self) -> asyncio.Future[bytes]:
+        """The text of /metrics; every worker that answers has handled all that was said to it before this call."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        if len(self._waiting) == 1:
+            self._begin()
+        return future
+
+    def counted(self, worker: Counting, number: int, readings: Mapping[str, Reading]) -> None:
+        """A worker's answer."""
+        worker.readings = readings
+        if number == self._number and worker in self._missing:
+            self._missing.discard(worker)
+            self._end_if_complete()
+
+    def gone(self, worker: Counting) -> None:
+        """A worker has ended; it answers no more, and what it counted stays."""
+        self._ended = total([self._ended, without_gauges(worker.readings)])
+        worker.readings = {}
+        if worker in self._missing:
+            self._missing.discard(worker)
+            self._end_if_complete()
+
+    def close(self) -> None:
+        """Nobody is answered any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+
+    def _begin(self) -> None:
+        self._number += 1
+        workers = self._workers()
+        self._missing = set(workers)
+        self._timer = asyncio.get_running_loop().call_later(ANSWER_S, self._end)
+        for worker in workers:
+            worker.say(Ask(self._number))
+        self._end_if_complete()
+
+    def _end_if_complete(self) -> None:
+        if self._waiting and not self._missing:
+            self._end()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        missing, self._missing = self._missing, set()
+        self.silences += len(missing)
+        heard = [
+            without_gauges(worker.readings) if worker in missing else worker.readings for worker in self._workers()
+        ]
+        self._sum = total([nothing(), self._own(), self._ended, *heard])
+        text = self._exposition.render()
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(text)

@@ -1,0 +1,178 @@
+"""What a worker has in place of PostgreSQL: the primary, at the other end of the link.
+
+To clients' part of the relay it is the source and the catalogue's watcher. LISTEN, loopbacks and looks happen in the
+primary; here is what is known of them, and the ways to ask for more. A channel is listened to when the primary has said
+so (W-SUB-5), and what it says comes in the order of the changes.
+
+Bound: waiters, by the clients that wait; wishes for a loopback are told once per iteration of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from pgcachewatch.errors import ConfigurationError, LimitExceeded, PGCacheWatchError
+from pgcachewatch_daemon.io.catalogue import CatalogueStats
+from pgcachewatch_daemon.io.postgres import SourceStats
+from pgcachewatch_daemon.workers.messages import (
+    Ensure,
+    Hasten,
+    HastenLook,
+    Here,
+    ListenRefused,
+    LoopedBack,
+    Message,
+    Needed,
+    SourceLost,
+    SourceUp,
+    State,
+)
+
+
+class Upstream:
+    """See relay.Source. `say` sends to the primary, `has_stamps` tells whether a client wants snapshots."""
+
+    def __init__(self, say: Callable[[Message], None], *, has_stamps: Callable[[], bool]) -> None:
+        self.stats = SourceStats()  # counted by the primary; all zero here
+        self.is_up = False
+        self.since_s = 0.0
+        self.proof_limit_s = 0.0
+        self._say = say
+        self._has_stamps = has_stamps
+        self._channels: set[str] = set()
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._round = 0
+        self._is_busy = False
+        self._told = State(is_busy=False, has_stamps=False)
+        self._spacing_s: float | None = None  # of the loopback that is to be asked for
+
+    # --- what clients' part calls
+
+    def start(self) -> None:
+        """Nothing: the primary has begun."""
+
+    async def close(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.cancel()
+        self._waiters.clear()
+
+    def is_listening(self, channel: str) -> bool:
+        return self.is_up and channel in self._channels
+
+    def ensure_channel(self, channel: str) -> asyncio.Future[None]:
+        """As PostgresSource's: done once LISTEN is proven, fails for a name that can not be or a full relay."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.is_listening(channel):
+            future.set_result(None)
+            return future
+        waiters = self._waiters.setdefault(channel, [])
+        if not waiters:
+            self._say(Ensure(channel))
+        waiters.append(future)
+        return future
+
+    def retain(self, channels: Iterable[str]) -> None:
+        """Tell the primary, in the round of the last loss: it forgets what no worker needs."""
+        self._say(Needed(self._round, tuple(channels)))
+
+    def set_busy(self, is_busy: bool) -> None:
+        self._is_busy = is_busy
+        self.tell_state()
+
+    def hasten(self, *, spacing_s: float = 0.0) -> None:
+        if self._spacing_s is None:
+            asyncio.get_running_loop().call_soon(self._tell_hasten)
+            self._spacing_s = spacing_s
+        else:
+            self._spacing_s = min(self._spacing_s, spacing_s)
+
+    def tell_state(self) -> None:
+        """Whoever subscribed may want other loopbacks than before."""
+        state = State(self._is_busy, self._has_stamps())
+        if state != self._told:
+            self._told = state
+            self._say(state)
+
+    def _tell_hasten(self) -> None:
+        # Behind the state: the loopback that is asked for brings what its client wants.
+        self.tell_state()
+        spacing_s, self._spacing_s = self._spacing_s, None
+        if spacing_s is not None:
+            self._say(Hasten(spacing_s))
+
+    # --- what the primary tells
+
+    def began(self, here: Here) -> None:
+        self.is_up, self.since_s, self.proof_limit_s = here.is_up, here.since_s, here.proof_limit_s
+        self._channels = set(here.channels)
+
+    def came_up(self, up: SourceUp) -> None:
+        self.is_up, self.since_s = True, up.since_s
+        self._channels = set(up.channels)
+
+    def answer_listening(self) -> None:
+        """Whoever waits for a channel that is listened to goes on."""
+        for channel in tuple(self._waiters.keys() & self._channels):
+            self._answer(channel, None)
+
+    def lost(self, told: SourceLost) -> None:
+        self.is_up, self.since_s, self._round = False, told.since_s, told.round
+        self._channels.clear()
+
+    def looped_back(self, told: LoopedBack) -> None:
+        self.proof_limit_s = told.proof_limit_s
+
+    def listening(self, channel: str) -> None:
+        self._channels.add(channel)
+        if self.is_up:
+            self._answer(channel, None)
+
+    def refused(self, told: ListenRefused) -> None:
+        error: PGCacheWatchError = ConfigurationError(told.text)
+        if told.limit:
+            error = LimitExceeded(
+                told.text, rule="W-LIMIT-6", limit="channels", allowed=told.limit, value=told.limit + 1
+            )
+        self._answer(told.channel, error)
+
+    def _answer(self, channel: str, error: PGCacheWatchError | None) -> None:
+        for waiter in self._waiters.pop(channel, ()):
+            if waiter.done():
+                continue  # whoever asked has gone
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+
+class UpstreamWatcher:
+    """See relay.Watcher: the primary looks at the catalogue, and tells what it saw."""
+
+    def __init__(self, say: Callable[[Message], None]) -> None:
+        self.stats = CatalogueStats()  # counted by the primary
+        self._say = say
+        self._is_asked = False
+
+    def start(self) -> None:
+        """Nothing: the primary looks."""
+
+    async def close(self) -> None:
+        """Nothing."""
+
+    def source_up(self) -> None:
+        """The primary knows."""
+
+    def source_lost(self) -> None:
+        """The primary knows."""
+
+    def hasten(self) -> None:
+        """Once until the next look: the primary remembers that it was asked."""
+        if not self._is_asked:
+            self._is_asked = True
+            self._say(HastenLook())
+
+    def looked(self) -> None:
+        """The primary has looked; what is asked for from now on is another one."""
+        self._is_asked = False

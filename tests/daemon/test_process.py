@@ -1,0 +1,34 @@
+"""The log lines of the relay and of its workers, and the loop they run on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+from pgcachewatch_daemon.process import log_to_stderr, loop_factory
+
+
+@pytest.fixture(autouse=True)
+def _root_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(("number", "who"), [(0, ""), (2, " worker=2")])
+def test_a_line_names_its_worker(capsys: pytest.CaptureFixture[str], number: int, who: str) -> None:
+    log_to_stderr("INFO", worker=number)
+    logging.getLogger("x").info("source up channels=%d", 3)
+    logging.getLogger("x").debug("too little")
+    line = capsys.readouterr().err
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\dT[\d:]{{8}}\.\d{{3}}Z level=INFO{who} source up channels=3\n", line)
+
+
+def test_uvloop_is_taken_where_it_is() -> None:
+    assert loop_factory() is uvloop.new_event_loop

@@ -1,0 +1,94 @@
+"""What the primary hands to workers; what they make of it together is in tests/integration/test_workers.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from pgcachewatch_daemon.core.admission import AdmissionLimits
+from pgcachewatch_daemon.core.loopback import LoopbackLimits
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions
+from pgcachewatch_daemon.io.metrics import METRICS
+from pgcachewatch_daemon.io.postgres import SourceOptions
+from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.relay import RelayOptions
+from pgcachewatch_daemon.workers.primary import PrimaryRelay, divide
+from tests.raw_client import get, options
+from tests.waiting import eventually
+
+OPTIONS = RelayOptions(
+    port=0,
+    node="",
+    workers=4,
+    source=SourceOptions(dsn="postgresql://u:secret@h/d", heartbeat_s=0.25),
+    catalogue=CatalogueOptions(dsn="postgresql://u:secret@h/d"),
+    admission=AdmissionLimits(connections=10, connections_per_address=3),
+    sockets=SocketLimits(handshakes_limit=9),
+    barriers=LoopbackLimits(barriers=101, barriers_per_subscriber=7),
+)
+
+
+def test_shares_add_up_to_no_more_than_the_limit_and_are_never_nothing() -> None:
+    share = divide(OPTIONS, port=8420)
+    assert share.admission == AdmissionLimits(connections=2, connections_per_address=1)
+    assert share.sockets.handshakes_limit == 2
+    assert share.barriers == LoopbackLimits(barriers=25, barriers_per_subscriber=7)
+
+
+def test_a_worker_knows_no_password_and_what_clients_are_told() -> None:
+    share = divide(OPTIONS, port=8420)
+    assert "secret" not in repr(share)
+    assert (share.port, share.workers, share.source.heartbeat_s) == (8420, 1, 0.25)
+    assert share.node, "the name is the machine's, and the same for all"
+
+
+async def test_what_it_counts_itself_and_what_workers_count_are_the_table() -> None:
+    relay = PrimaryRelay(OPTIONS)
+    text = (await relay._scrapes.ask()).decode()
+    own = set(relay._readings())
+    assert {row.name for row in METRICS} - own == {
+        *("barrier_seconds", "token_barriers", "clients", "subscriptions", "frames_sent", "bytes_sent", "writes"),
+        *("conflations", "write_stalls", "disconnects", "refusals", "evicted_handshakes", "resumes"),
+    }
+    assert all(f"# TYPE {row.full_name} " in text for row in METRICS)
+    await relay.close()
+
+
+async def test_it_serves_without_postgresql_and_says_so_and_leaves_when_stopped() -> None:
+    unreachable = options("postgresql://u@127.0.0.1:1/d", workers=1)
+    relay = PrimaryRelay(unreachable)
+    await relay.start()
+    assert list(relay.workers) == [1]
+    assert (await get(relay, "/livez")).status_code == 200
+    assert (await get(relay, "/readyz")).json()["checks"]["source"]["ok"] is False
+    relay.stop()
+    await relay.run()
+    await relay.close()
+    assert not relay.workers
+
+
+async def test_one_that_is_stopped_while_it_starts_leaves_nobody_behind() -> None:
+    relay = PrimaryRelay(replace(options("postgresql://u@127.0.0.1:1/d"), workers=2))
+    relay.stop()
+    await relay.start()
+    await relay.run()
+    await relay.close()
+    assert not relay._staff.serving
+
+
+async def test_a_worker_that_was_killed_is_another_process_soon() -> None:
+    async with PrimaryRelay(options("postgresql://u@127.0.0.1:1/d", workers=1)) as relay:
+        killed = relay.workers[1]
+        os.kill(killed, signal.SIGKILL)
+        await eventually(lambda: relay.workers.get(1, killed) != killed)
+
+
+async def test_a_port_that_is_taken_is_refused_before_a_worker_is_started() -> None:
+    async with PrimaryRelay(options("postgresql://u@127.0.0.1:1/d", workers=1)) as first:
+        second = PrimaryRelay(replace(options("postgresql://u@127.0.0.1:1/d"), workers=2, port=first.port))
+        with pytest.raises(OSError, match="in use"):
+            await second.start()
+        await second.close()

@@ -1,0 +1,63 @@
+"""The port is held before there is a worker, shared by the workers alone, and refused while somebody else serves it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from pgcachewatch_daemon.workers.sockets import SPREADS, hold
+
+BOTH = [pytest.param(True, marks=pytest.mark.skipif(not SPREADS, reason="no SO_REUSEPORT that spreads")), False]
+
+
+@pytest.mark.parametrize("is_spread", BOTH)
+def test_a_free_port_is_chosen_and_known(is_spread: bool) -> None:
+    held = hold("127.0.0.1", 0, is_spread=is_spread)
+    assert held.port == held.sockets[0].getsockname()[1] > 0
+    assert held.inherited == (() if is_spread else held.sockets)
+    held.close()
+
+
+@pytest.mark.parametrize("is_spread", BOTH)
+def test_a_port_that_somebody_serves_is_refused_even_if_he_would_share_it(is_spread: bool) -> None:
+    with socket.socket() as other:
+        if is_spread:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(OSError, match="in use"):
+            hold("127.0.0.1", other.getsockname()[1], is_spread=is_spread)
+
+
+@pytest.mark.skipif(not SPREADS, reason="no SO_REUSEPORT that spreads")
+def test_what_holds_the_port_gets_no_connection() -> None:
+    held = hold("127.0.0.1", 0, is_spread=True)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", held.port)).close()
+    with socket.socket() as worker:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", held.port))
+        worker.listen()
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", held.port), timeout=10):
+                accepted, _ = worker.accept()
+                accepted.close()
+    held.close()
+
+
+def test_sockets_to_inherit_accept_at_once() -> None:
+    held = hold("127.0.0.1", 0, is_spread=False)
+    socket.create_connection(("127.0.0.1", held.port), timeout=10).close()
+    held.close()
+
+
+def test_all_addresses_of_a_host_have_the_same_port() -> None:
+    held = hold("", 0, is_spread=False)
+    assert {each.getsockname()[1] for each in held.sockets} == {held.port}
+    held.close()
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused_and_nothing_stays_open() -> None:
+    with pytest.raises(OSError, match="assign"):
+        hold("192.0.2.1", 0)
