@@ -101,6 +101,8 @@ async def test_a_barrier_covers_both_modes_also_while_the_relay_sleeps(shop: Sho
             assert await read(3) == before + 1
 
 
+@pytest.mark.rule("W-JOURNAL-1")
+@pytest.mark.rule("W-JOURNAL-2")
 async def test_a_relay_that_starts_again_finds_every_cache_warm_and_tells_what_it_missed(shop: Shop) -> None:
     for number in (1, 2, 3):
         await shop.journalled(number)

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon.io.postgres.contract import SourceOptions
 
 KEEPALIVE_IDLE_S = 10
@@ -35,4 +36,20 @@ async def open_session(dsn: str | None, options: SourceOptions) -> asyncpg.Conne
             "tcp_keepalives_interval": str(KEEPALIVE_INTERVAL_S),
             "tcp_keepalives_count": str(KEEPALIVE_COUNT),
         },
+    )
+
+
+def loopback_sql(channel: str, nonce: str, *, wants_snapshot: bool) -> str:
+    """The session's notification to itself. Channel and nonce are letters, digits and `_` of our own making.
+
+    >>> loopback_sql("c", "n", wants_snapshot=False)
+    "NOTIFY c, 'n'"
+    """
+    if not wants_snapshot:
+        # A utility statement: it takes no snapshot and needs no plan, on each heartbeat and each barrier.
+        return f"NOTIFY {channel}, '{nonce}'"
+    # One character more than a mark holds, to see that it was cut. A payload has less than 8,000 bytes.
+    return (
+        f"SELECT pg_catalog.pg_notify('{channel}', '{nonce} ' || pg_catalog.left("
+        f"pg_catalog.pg_current_snapshot()::pg_catalog.text, {SNAPSHOT_LENGTH + 1}))"
     )

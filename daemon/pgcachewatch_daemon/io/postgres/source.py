@@ -25,13 +25,13 @@ from typing import Any, cast
 import asyncpg
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
-from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH, TOKEN_CHANNEL
+from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
 from pgcachewatch_daemon.io.postgres.journal import Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
-from pgcachewatch_daemon.io.postgres.session import open_session
+from pgcachewatch_daemon.io.postgres.session import loopback_sql, open_session
 from pgcachewatch_daemon.io.postgres.watchdog import Watchdog
 from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
@@ -340,18 +340,9 @@ class PostgresSource:
         # Names and nonce are hexadecimal digits of our own making.
         nonce = self._probe.start(now_ms=now_s * 1_000)
         self._command_since_s = now_s
-        await connection.execute(self._loopback_statement(nonce))
+        wants_snapshot = self._probe.wants_snapshot
+        await connection.execute(loopback_sql(self._loopback_channel, nonce, wants_snapshot=wants_snapshot))
         self._command_since_s = 0.0
-
-    def _loopback_statement(self, nonce: str) -> str:
-        if not self._probe.wants_snapshot:
-            # A utility statement: it takes no snapshot and needs no plan, on each heartbeat and each barrier.
-            return f"NOTIFY {self._loopback_channel}, '{nonce}'"
-        # One character more than a mark holds, to see that it was cut. A payload has less than 8,000 bytes.
-        return (
-            f"SELECT pg_catalog.pg_notify('{self._loopback_channel}', '{nonce} ' || pg_catalog.left("
-            f"pg_catalog.pg_current_snapshot()::pg_catalog.text, {SNAPSHOT_LENGTH + 1}))"
-        )
 
     async def _measure_queue(self, connection: asyncpg.Connection[Any]) -> None:
         # Not only a measure: the call also frees a queue that ran full, which nothing else does.
