@@ -93,6 +93,22 @@ class Settings(BaseSettings):
         "How often the server's notification queue is measured. The call also frees a queue that ran full.",
     )
 
+    journal_poll_ms: Annotated[float, pydantic.Field(ge=1, le=10_000)] = option(
+        5.0, "PostgreSQL", "How often the journal is read while rows come. Without --mode journal there is none."
+    )
+    journal_wake: Literal["gated", "poll"] = option(
+        "gated",
+        "PostgreSQL",
+        "gated: a relay with nothing to read sleeps until a writer notifies. poll: it reads for ever, for tables that "
+        "were installed with --wake none.",
+    )
+    journal_retention_s: Seconds = option(
+        600.0, "PostgreSQL", "How long rows of the journal are kept for relays and clients that come back."
+    )
+    journal_rows_limit: Annotated[int, pydantic.Field(ge=1_000, le=1_000_000_000)] = option(
+        1_000_000, "PostgreSQL", "Rows that are kept at most; above, younger ones are pruned too."
+    )
+
     drift_check_s: Seconds = option(
         60.0,
         "PostgreSQL",

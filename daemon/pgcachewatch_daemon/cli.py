@@ -27,8 +27,9 @@ from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
 from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
-from pgcachewatch_daemon.io.postgres import SourceOptions
+from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.relay import Relay, RelayOptions
@@ -83,6 +84,12 @@ def relay_options(settings: Settings) -> RelayOptions:
             queue_usage_interval_s=settings.queue_usage_interval_s,
             tcp_user_timeout_s=settings.tcp_user_timeout_s,
             channels_limit=settings.channels_limit,
+            journal=JournalOptions(
+                wake=WakeOptions(poll_s=settings.journal_poll_ms / 1_000, is_gated=settings.journal_wake == "gated"),
+                history_rows=settings.history_events,
+                retention_s=settings.journal_retention_s,
+                rows_limit=settings.journal_rows_limit,
+            ),
         ),
         catalogue=CatalogueOptions(
             dsn=pooled_dsn.get_secret_value() if pooled_dsn else None,

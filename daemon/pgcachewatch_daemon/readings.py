@@ -16,7 +16,7 @@ from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.catalogue import CatalogueStats
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
-from pgcachewatch_daemon.io.postgres import SourceStats
+from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketStats
 
 
@@ -61,6 +61,11 @@ def source_readings(
         "notify_queue_usage_ratio": source.queue_usage,
         "loopback_age_seconds": loopback_age_s,
         "loopback_seconds": loopback_seconds,
+        "journal_state": {(state,): float(source.journal.state == state) for state in JOURNAL_STATES},
+        "journal_rows": source.journal.rows,
+        "journal_polls": source.journal.polls,
+        "journal_wakes": source.journal.wakes,
+        "journal_losses": source.journal.resets,
         "drift_findings": _labelled(inspection.stats.findings),
         "drift_gaps": inspection.stats.gaps,
         "drift_checks": _labelled(catalogue.looks),

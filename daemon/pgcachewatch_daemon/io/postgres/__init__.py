@@ -2,11 +2,12 @@
 
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import describe_dsn
-from pgcachewatch_daemon.io.postgres.journal import Opened
+from pgcachewatch_daemon.io.postgres.journal import JOURNAL_STATES, Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalOptions
 from pgcachewatch_daemon.io.postgres.source import PostgresSource
 
 __all__ = [
+    "JOURNAL_STATES",
     "JournalOptions",
     "LossReason",
     "Opened",

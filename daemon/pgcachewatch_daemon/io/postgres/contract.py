@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pgcachewatch_daemon.io.postgres.journal import Opened
+from pgcachewatch_daemon.io.postgres.journal import JournalStats, Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalOptions
 
 LossReason = Literal[
@@ -46,6 +46,7 @@ class SourceStats:
     queue_usage: float = 0.0
     channels: int = 0
     handler_failures: int = 0
+    journal: JournalStats = field(default_factory=JournalStats)
 
 
 class Probe(Protocol):

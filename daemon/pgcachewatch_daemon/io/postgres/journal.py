@@ -21,7 +21,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import asyncpg
 
@@ -29,6 +29,9 @@ from pgcachewatch_daemon.core.history import JournalFloor
 from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.wakefulness import Act, State, Wakefulness, WakeOptions
 from pgcachewatch_daemon.sql import journal as sql
+
+JournalState = Literal["absent", "awake", "draining", "asleep"]
+JOURNAL_STATES: tuple[JournalState, ...] = get_args(JournalState)
 
 OPERATIONS = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
 EPOCH_DIGITS = 16
@@ -68,7 +71,7 @@ class JournalStats:
     wakes: int = 0
     sleeps: int = 0
     resets: int = 0
-    state: Literal["absent", "awake", "draining", "asleep"] = "absent"
+    state: JournalState = "absent"
 
 
 @dataclass(slots=True)

@@ -88,7 +88,7 @@ class PostgresSource:
         self._said = ""
         self._said_at_s = 0.0
         self._warned_of = ""
-        self.stats = SourceStats()
+        self.stats = SourceStats(journal=self._journal.stats)
         self.is_up = False
         self.since_s = clock()
 
