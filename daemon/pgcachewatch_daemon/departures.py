@@ -5,8 +5,9 @@ bytes, member by member. What is left goes on in the next iteration of the loop,
 that neither the LISTEN connection nor a health check waits for a large audience. Events that arrive between two slices
 gather, and leave in fewer, larger writes: the busier the relay, the cheaper an event.
 
-Bounds of a slice: `SLICE_WRITES` and `SLICE_BYTES`. The one exception is a stream whose readers have to be written
-before more is published (`Hub.is_pressed`), because nothing of theirs may be conflated.
+Bounds of a slice: `SLICE_WRITES` and `SLICE_BYTES`. While a burst is read there is one slice more in an iteration, so
+that it need not be conflated for who keeps up. The one exception is a stream whose readers have to be written before
+more is published (`Hub.is_pressed`), because nothing of theirs may be conflated.
 On the path of an event: step 7, leave.
 """
 
@@ -60,6 +61,7 @@ class Departures:
         self._hub = hub
         self._stats = stats
         self._is_scheduled = False
+        self._was_early = False
 
     def schedule(self) -> None:
         """Flush in the next iteration of the loop."""
@@ -83,6 +85,14 @@ class Departures:
             size_bytes -= len(share.members) * len(share.data)
         if hub.has_work:
             self.schedule()
+
+    def published(self) -> None:  # hot path
+        """Called behind each event: write now what should not wait for the end of this iteration."""
+        if self._hub.is_pressed:
+            self.flush_all()
+        elif self._hub.is_filling and not self._was_early:
+            self._was_early = True
+            self.flush()
 
     def flush_all(self) -> None:
         """Write everything there is, however long it takes."""
@@ -111,7 +121,7 @@ class Departures:
             connection.close(code, outbox.close.reason)
 
     def _scheduled(self) -> None:
-        self._is_scheduled = False
+        self._is_scheduled = self._was_early = False
         self.flush()
 
     def _write_share(self, share: Share) -> None:  # hot path

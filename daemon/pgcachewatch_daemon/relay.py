@@ -264,8 +264,7 @@ class Relay:
         if isinstance(change, Gap):
             self._unreadable.note(channel, change, now_s=now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
-        if self._hub.is_pressed:
-            self._departures.flush_all()
+        self._departures.published()
 
     def notification_failed(self, channel: str) -> None:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")

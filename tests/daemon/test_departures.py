@@ -93,8 +93,7 @@ class Door:
     def publish(self, count: int, padding: str = "") -> None:
         for _ in range(count):
             self.hub.publish(event("c1", "users", f"k{padding}"), channel="c1", payload="", now_s=0.0)
-            if self.hub.is_pressed:
-                self.departures.flush_all()
+            self.departures.published()
 
 
 @asynccontextmanager
@@ -180,6 +179,14 @@ async def test_a_stream_is_written_before_it_would_be_too_much() -> None:
         door.publish(500)
         assert await sequences(client, 500) == list(range(1, 501))
         assert door.hub.stats.overflowed_streams == 0
+
+
+async def test_a_burst_is_not_conflated_for_who_keeps_up() -> None:
+    async with serving(OutboxLimits(bytes=60_000, keys=4)) as (door, site), connect(site.url, proxy=None) as client:
+        await eventually(lambda: len(door.subscribers) == 1 and door.subscribers[0].outbox is None)
+        door.publish(800, padding="x" * 50)  # 80 kB in one iteration of the loop
+        assert await sequences(client, 800) == list(range(1, 801))
+        assert door.hub.stats.conflated_key == 0
 
 
 async def test_a_close_comes_behind_what_is_pending() -> None:

@@ -8,8 +8,9 @@ pending at that moment. Once that is written and nothing is left of it, the memb
 Invariants. Whoever is in step was sent, or is left to be written in this order, the sealed bytes and then all that the
 shared outbox holds. A member steps in only while the shared outbox is empty, so that nothing is sent twice.
 
-Bounds. Pending of those in step: one sealed piece and one outbox, for all of them together. The shared outbox of a
-stream is never conflated; when it `is_pressed`, whoever offers has to have it written before going on.
+Bounds. Pending of those in step: one sealed piece and one outbox, for all of them together. Once half of that outbox
+is used it `is_filling`: written now it need not be conflated. That of a stream is never conflated; when it is filling,
+whoever offers has to have it written before going on.
 On the path of an event: step 6, fan out.
 """
 
@@ -28,9 +29,8 @@ from pgcachewatch_daemon.core.stats import HubStats
 if TYPE_CHECKING:
     from pgcachewatch_daemon.core.subscriptions import Group
 
-PRESSED_PART = (
-    2  # of a stream's room: what is sealed and what is pending then fit into the outbox of one that steps out
-)
+# Of the room: what is sealed and what is pending then fit into the outbox of one that steps out.
+FILLING_PART = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Audience:
     """Members of one group, or of one plain channel. All of them have this `framing`; `stats` is for their outboxes."""
 
     __slots__ = (
-        "_apart", "_in_step", "_left", "_limits", "_outbox", "_pressed_bytes", "_returning", "_sealed",
+        "_apart", "_in_step", "_left", "_limits", "_outbox", "_filling_bytes", "_returning", "_sealed",
         "_sealed_data", "_stats", "framing", "is_dirty", "is_stream",
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ class Audience:
         self.is_stream = is_stream
         self.is_dirty = False
         self._limits = limits
-        self._pressed_bytes = limits.bytes // PRESSED_PART
+        self._filling_bytes = limits.bytes // FILLING_PART
         self._stats = stats
         self._outbox = self._shared_outbox()
         self._in_step: dict[Subscriber, None] = {}  # ordered, as all of these, so that a run can be repeated
@@ -131,9 +131,9 @@ class Audience:
         return bool(self._left) or self._outbox.has_pending
 
     @property
-    def is_pressed(self) -> bool:
-        """A stream's members are to be written before anything else is offered to them."""
-        return self.is_stream and self._outbox.size_bytes > self._pressed_bytes
+    def is_filling(self) -> bool:
+        """The shared outbox is to be written soon; a stream's, before anything else is offered to it."""
+        return self._outbox.size_bytes > self._filling_bytes
 
     def enter(self, subscriber: Subscriber) -> None:
         """A new member, apart with its own outbox: what the others have pending is none of its business."""

@@ -97,7 +97,8 @@ class Hub:
         self._plain: dict[str, Audience] = {}
         self._dirty: deque[Audience] = deque()  # with something for those in step
         self._dirty_apart: dict[Subscriber, None] = {}
-        self.is_pressed = False  # a stream's readers are to be written before anything else is published
+        self.is_filling = False  # who is in step ought to be written soon
+        self.is_pressed = False  # and a stream's readers before anything else is published
         self._stamped = 0  # subscriptions
         self._proven_ms: float | None = None  # as_of of the last mark while the source lasts
 
@@ -311,7 +312,7 @@ class Hub:
                 self._dirty.append(audience)
             if share is not None:
                 return share
-        self.is_pressed = False
+        self.is_filling = self.is_pressed = False
         return None
 
     def filled(self, subscriber: Subscriber) -> None:
@@ -453,8 +454,9 @@ class Hub:
         if not audience.is_dirty and audience.has_work:
             audience.is_dirty = True
             self._dirty.append(audience)
-        if audience.is_pressed:
-            self.is_pressed = True
+        if audience.is_filling:
+            self.is_filling = True
+            self.is_pressed |= audience.is_stream
         if not had_work and self.has_work:
             self._on_dirty()
 

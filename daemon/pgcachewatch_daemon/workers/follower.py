@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from pgcachewatch.models import Event, Gap, Scope
+from pgcachewatch.models import Event, Gap, Position, Scope
 from pgcachewatch_daemon.core.hub import Backplane
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer
@@ -103,7 +103,7 @@ class FollowerRelay(Relay):
                     self._change(change)
             case LoopedBack():
                 self._upstream.looped_back(message)
-                self._prove(self._loopback.proven(message.as_of_ms, message.snapshot))
+                self._prove(self._loopback.proven(message.as_of_ms, message.snapshot), message.position)
                 self._upstream.tell_state()
             case TokenNotified(token):
                 self.token_notified(token)
@@ -132,8 +132,7 @@ class FollowerRelay(Relay):
             logger.exception("change failed channel=%r; it became a gap", channel)
             gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
             self._hub.publish(gap, channel=channel, payload="", now_s=at_s)
-        if self._hub.is_pressed:
-            self._departures.flush_all()
+        self._departures.published()
 
     def _read(self, channel: str, payload: str, received_at: datetime.datetime, is_wide: bool) -> Event | Gap:
         read = self._intake.read(channel, payload, received_at=received_at)
@@ -141,15 +140,17 @@ class FollowerRelay(Relay):
 
     def _told_of_source(self, message: Begin | Here | SourceUp | SourceLost | Listening | ListenRefused) -> None:
         match message:
-            case Begin(epoch, floor):
+            case Begin(epoch, floor, journal_floor):
                 self._followed.begin(epoch, floor)
-                self._hub.history.begin_after(floor)
+                self._hub.history.begin_after(floor, journal_floor)
             case Here():
                 self._began(message)
-            case SourceUp(epoch):
-                self._followed.follow_epoch(epoch)
+            case SourceUp(new):
                 self._upstream.came_up(message)
-                self._hub.source_restored(self._last_loss)
+                if new is not None:
+                    self._followed.follow_epoch(new.epoch, new.floor)
+                    start = Position(new.epoch, new.floor)
+                    self._hub.source_restored(self._last_loss, start=start, floor=new.journal_floor)
                 self._barriers.source_up()
                 self._ready.set()
                 self._upstream.answer_listening()

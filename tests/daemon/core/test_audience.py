@@ -161,17 +161,17 @@ def test_more_than_an_outbox_for_all_in_step_conflates_for_all_of_them() -> None
 
 
 @pytest.mark.rule("W-SLOW-2")
-def test_a_stream_is_pressed_at_half_its_room_and_loses_nothing_beyond_it() -> None:
+def test_a_stream_is_filling_at_half_its_room_and_loses_nothing_beyond_it() -> None:
     audience = audience_of(OutboxLimits(bytes=10), is_stream=True)
     one = in_step(audience)
-    pressed = []
+    filling = []
     for seq in range(1, 9):
         audience.offer(event(seq))
-        pressed.append(audience.is_pressed)
+        filling.append(audience.is_filling)
 
-    assert pressed == [False, False, True, True, True, True, True, True]
+    assert filling == [False, False, True, True, True, True, True, True]
     assert taken(audience) == [(b"1,2,3,4,5,6,7,8,", [one])]
-    assert not audience.is_pressed
+    assert not audience.is_filling
 
 
 @dataclass
