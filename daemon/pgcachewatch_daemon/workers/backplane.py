@@ -38,9 +38,9 @@ class FollowedBackplane:
             raise LinkBroken(f"change {seq} does not follow {self._position.seq}")
         self._next = Position(self._position.epoch, seq)
 
-    def follow_epoch(self, epoch: str) -> None:
-        """The next epoch is this one."""
-        self._next = Position(epoch, 0)
+    def follow_epoch(self, epoch: str, seq: int) -> None:
+        """The next epoch is this one, and begins behind `seq`."""
+        self._next = Position(epoch, seq)
 
     def append(self) -> Position:  # hot path
         """The position that was told; the same one again for what takes a change's place."""

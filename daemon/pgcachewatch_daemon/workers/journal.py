@@ -66,10 +66,11 @@ class Journal:
         self._size_bytes += size_bytes
         self._trim(at_s)
 
-    def forget_all(self) -> None:
-        """A new epoch begins at sequence 0."""
+    def begin_after(self, seq: int) -> None:
+        """A new epoch, whose first change follows `seq`."""
         self._chapters.clear()
-        self._events = self._size_bytes = self.floor = 0
+        self._events = self._size_bytes = 0
+        self.floor = seq
 
     def _trim(self, now_s: float) -> None:
         limits, chapters = self._limits, self._chapters

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pgcachewatch.models import Gap
+from pgcachewatch_daemon.core.history import JournalFloor
 from pgcachewatch_daemon.core.tokens import Memory
 from pgcachewatch_daemon.io.metrics import Reading
 from pgcachewatch_daemon.io.postgres import LossReason
@@ -51,10 +52,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The log before what is replayed now: a position, behind which each change follows."""
+    """The log before what is replayed now: a position, behind which each change follows.
+
+    `journal_floor`: the replay is all of the database's journal from there on; None: it is not, or there is none.
+    """
 
     epoch: str
     floor: int
+    journal_floor: JournalFloor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,15 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class LoopedBack:
-    """Each commit that returned before `as_of_ms` is in what was said before."""
+    """Each commit that returned before `as_of_ms` is in what was said before.
+
+    `position` is how far the database's journal was read, empty without one.
+    """
 
     as_of_ms: float
     snapshot: str | None
     proof_limit_s: float
+    position: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,12 @@ class TokensSettled:
 
 @dataclass(frozen=True, slots=True)
 class SourceUp:
-    """A new epoch, in which each of `channels` was listened to from the start."""
+    """PostgreSQL is there; each of `channels` is listened to, and what was not heard of them is told as a gap.
 
-    epoch: str
+    `new` is None when the epoch goes on, since nothing of the database's journal was missed.
+    """
+
+    new: Begin | None
     channels: tuple[str, ...]
     since_s: float
 

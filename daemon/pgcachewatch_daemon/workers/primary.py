@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import errno
 import logging
 import os
 import pickle
@@ -28,7 +29,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
 
-from pgcachewatch.models import Event, Gap, Scope
+from pgcachewatch.models import EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback
 from pgcachewatch_daemon.core.tokens import Tokens
@@ -36,7 +37,7 @@ from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.catalogue import CatalogueWatcher
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
-from pgcachewatch_daemon.io.postgres import LossReason, PostgresSource
+from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
 from pgcachewatch_daemon.relay import RelayOptions
@@ -81,6 +82,9 @@ from pgcachewatch_daemon.workers.sockets import SPREADS, HeldPort, hold
 from pgcachewatch_daemon.workers.staff import Staff
 
 EXIT_GRACE_S = 3.0
+HOLD_WITHIN_S = 2.0  # longer than a worker lingers whose link has ended
+HOLD_PAUSE_S = 0.05
+LOST_ROW_TEXT = 300
 CAN_HAVE_WORKERS = hasattr(socket, "AF_UNIX") and os.name == "posix"
 
 logger = logging.getLogger(__name__)
@@ -133,6 +137,7 @@ class PrimaryRelay:
             wants_snapshot=lambda: any(member.state.has_stamps for member in self._staff.following),
         )
         self._backplane = MemoryBackplane(lambda: secrets.token_hex(8))
+        self._began = Begin(self._backplane.position.epoch, 0)
         self._journal = Journal(options.history)
         self._dispatch = Dispatch(self._journal, self._write)
         self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
@@ -189,7 +194,7 @@ class PrimaryRelay:
 
         Raises OSError when the address can not be had, WorkersFailed when a worker can not be started.
         """
-        self._held = hold(self.options.host, self.options.port, is_spread=self._is_spread)
+        self._held = await self._hold()
         self._staff = Staff(
             self.options.workers,
             received=self._received,
@@ -202,6 +207,17 @@ class PrimaryRelay:
         self._watcher.start()
         if await self._until_stopped(self._staff.start()):
             logger.info("relay listening host=%s port=%d", self.options.host, self.port)
+
+    async def _hold(self) -> HeldPort:
+        """The port, also when it is to be left in a moment by the workers of a primary that was killed."""
+        until_s = time.monotonic() + HOLD_WITHIN_S
+        while True:
+            try:
+                return hold(self.options.host, self.options.port, is_spread=self._is_spread)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= until_s:
+                    raise
+            await asyncio.sleep(HOLD_PAUSE_S)
 
     def _default_channel_answered(self, answer: Listening | ListenRefused) -> None:
         if isinstance(answer, ListenRefused):
@@ -287,12 +303,12 @@ class PrimaryRelay:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
         self.publish(gap, channel=channel, payload="", now_s=time.monotonic())
 
-    def looped_back(self, payload: str, position: str = "") -> None:
+    def looped_back(self, payload: str, position: str) -> None:
         result = self._loopback.returned(payload)
         if isinstance(result, Ignored):
             return
         self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
-        self._dispatch.say(LoopedBack(result.as_of_ms, result.snapshot, self._source.proof_limit_s))
+        self._dispatch.say(LoopedBack(result.as_of_ms, result.snapshot, self._source.proof_limit_s, position))
         self._dispatch.flush()  # not in the next iteration: somebody waits for this
 
     def token_notified(self, token: str) -> None:
@@ -307,15 +323,30 @@ class PrimaryRelay:
     def catalogue_changed(self) -> None:
         self._watcher.hasten()
 
-    def source_up(self, journal: object = None) -> None:
+    def row_lost(self, payload: str) -> None:
+        gap = Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
+        self.publish(gap, channel="", payload="", now_s=time.monotonic())
+
+    def source_up(self, journal: Opened | None) -> None:
         self._dispatch.flush()
-        epoch = self._backplane.new_epoch(self._last_loss).epoch
-        self._epoch_changes[self._last_loss] += 1
-        self._journal.forget_all()
+        new = None if journal is not None and journal.floor is None else self._new_epoch(journal)
         self._tokens.source_up()
-        self._dispatch.say(SourceUp(epoch, self._channels.came_up(), self._source.since_s))
+        self._dispatch.say(SourceUp(new, self._channels.came_up(), self._source.since_s))
+        if journal is not None:
+            gap = Gap(EVERYTHING, "source_lost", "what was notified meanwhile is lost")
+            self.publish(gap, channel="", payload="", now_s=time.monotonic())
+            self.close_plain("the database connection was lost; connect again")
         self._watcher.source_up()
         self._ready.set()
+
+    def _new_epoch(self, journal: Opened | None) -> Begin:
+        """What was said until now is void; with a journal its past from `floor` on comes behind this."""
+        start = Position(journal.epoch, journal.first_seq) if journal is not None else None
+        position = self._backplane.new_epoch(self._last_loss, start)
+        self._epoch_changes[self._last_loss] += 1
+        self._journal.begin_after(position.seq)
+        self._began = Begin(position.epoch, position.seq, journal.floor if journal is not None else None)
+        return self._began
 
     def source_lost(self, reason: LossReason) -> None:
         self._ready.clear()
@@ -404,7 +435,8 @@ class PrimaryRelay:
             catalogue=self._pickled_catalogue,
             began_s=self._look_began_s,
         )
-        begin = Begin(position.epoch, self._journal.floor)
+        # What was forgotten may be what a client of another life of the relay has missed.
+        begin = self._began if self._journal.floor == self._began.floor else Begin(position.epoch, self._journal.floor)
         member.write([encode([begin]), *self._journal.frames, encode([here])], is_bulk=True)
         member.is_following = True
 

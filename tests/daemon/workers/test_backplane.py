@@ -39,7 +39,7 @@ def test_what_takes_a_change_s_place_has_its_position() -> None:
 @pytest.mark.rule("W-POSITION-1")
 def test_a_new_epoch_is_the_primary_s() -> None:
     backplane = following(7)
-    backplane.follow_epoch("b" * 16)
+    backplane.follow_epoch("b" * 16, 30)
     assert backplane.position.epoch == "a" * 16
-    assert backplane.new_epoch("connection_lost") == Position("b" * 16, 0)
-    backplane.follow(1)
+    assert backplane.new_epoch("connection_lost") == Position("b" * 16, 30)
+    backplane.follow(31)

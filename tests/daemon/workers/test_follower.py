@@ -220,7 +220,7 @@ async def test_a_loss_and_a_new_epoch_are_told_and_barriers_wait_for_its_first_p
         await client.say(t="barrier", id=1)
         await client.say(t="ping", id=2)
         await client.until("pong")
-        stage.relay.told(SourceUp(NEXT, (CHANNEL,), time.monotonic()))
+        stage.relay.told(SourceUp(Begin(NEXT, 0), (CHANNEL,), time.monotonic()))
         stage.loop_back()
         assert (await client.until("reset"))["e"] == NEXT
         await client.until("barrierok", id=1)
@@ -233,7 +233,7 @@ async def test_it_lets_nobody_in_while_the_source_is_lost_and_begins_when_it_is_
     async with serving(state=here(is_up=False)) as stage:
         assert (await get(stage.relay, "/pgpubsub/x")).status_code in (426, 503)
         assert (await get(stage.relay, "/readyz")).json()["checks"]["source"]["detail"] == "start"
-        stage.relay.told(SourceUp(NEXT, (CHANNEL,), time.monotonic()))
+        stage.relay.told(SourceUp(Begin(NEXT, 0), (CHANNEL,), time.monotonic()))
         stage.loop_back()
         async with Client(stage.relay) as client:
             await client.hello()

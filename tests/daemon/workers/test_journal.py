@@ -41,6 +41,6 @@ def test_it_keeps_the_limit_or_more_and_never_a_whole_frame_more(runs: list[int]
 
 def test_a_new_epoch_begins_with_nothing() -> None:
     journal = filled(HistoryLimits(events=1), [1, 1])
-    journal.forget_all()
-    assert (journal.floor, journal.events, journal.size_bytes, list(journal.frames)) == (0, 0, 0, [])
+    journal.begin_after(7)
+    assert (journal.floor, journal.events, journal.size_bytes, list(journal.frames)) == (7, 0, 0, [])
     assert journal.oldest_age_s(5.0) == 0.0

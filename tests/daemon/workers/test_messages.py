@@ -8,6 +8,8 @@ from typing import get_args
 import pytest
 
 from pgcachewatch.models import Gap, Scope
+from pgcachewatch_daemon.core.history import JournalFloor
+from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.tokens import Memory
 from pgcachewatch_daemon.io.metrics import Histogram
 from pgcachewatch_daemon.relay import RelayOptions
@@ -22,12 +24,13 @@ SAID: list[Message] = [
         [(1, 0.5, AT, "ch", "{}", AS_READ), (2, 1.5, AT, "ch", "{}", TABLE_WIDE), (3, 2.0, AT, "", "", GAP)]
     ),
     messages.Start(1, RelayOptions(port=1), (7, 8), 20),
-    messages.Begin("e" * 16, 3),
+    messages.Begin("e" * 16, 3, JournalFloor(Snapshot(5, 9, frozenset({7})), 4)),
     messages.Here(True, 1.0, "start", {"ch": 0}, 2.0, 3.5, Memory(None, {"t": 1.0}, {}), b"x", 0.5),
-    messages.LoopedBack(1.5, "10:20:", 3.5),
+    messages.LoopedBack(1.5, "10:20:", 3.5, "5:9:7"),
     messages.TokenNotified("0" * 32),
     messages.TokensSettled(),
-    messages.SourceUp("e" * 16, ("ch",), 1.0),
+    messages.SourceUp(messages.Begin("e" * 16, 0), ("ch",), 1.0),
+    messages.SourceUp(None, ("ch",), 1.0),
     messages.SourceLost("connection_lost", 1.0, 2),
     messages.Listening("ch", 5),
     messages.ListenRefused("ch", "why", 3),

@@ -9,6 +9,7 @@ import pytest
 from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch_daemon.core.tokens import Memory
 from pgcachewatch_daemon.workers.messages import (
+    Begin,
     Ensure,
     Hasten,
     HastenLook,
@@ -80,7 +81,7 @@ async def test_while_the_source_is_lost_nothing_is_listened_to_and_waiting_goes_
     waiting = stage.upstream.ensure_channel("a")
     stage.upstream.retain(["a", "b"])
     assert stage.said == [Ensure("a"), Needed(3, ("a", "b"))]
-    stage.upstream.came_up(SourceUp("e" * 16, ("a",), 6.0))
+    stage.upstream.came_up(SourceUp(Begin("e" * 16, 0), ("a",), 6.0))
     assert not waiting.done(), "the clients' part hears of the new epoch first"
     stage.upstream.answer_listening()
     await waiting
