@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -45,7 +44,7 @@ class LineSource:
     async def _open(self) -> None:
         self.is_up = True
         # Of a journal, where the relay asks for one, there is nothing to say.
-        self._listener.source_up(*(None for _ in inspect.signature(self._listener.source_up).parameters))
+        self._listener.source_up(None)
         notified, channel = self._listener.notified, DEFAULT_PG_CHANNEL
         self._inlet = await open_inlet(lambda line: notified(channel, line.decode()), port=self._port)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from tests.bench.fanout import processes
 from tests.bench.fanout.cases import Case
 from tests.bench.fanout.places import compiled
 from tests.bench.fanout.servers.peer import Inlet, Missing, Peer, Serving
 from tests.original import OriginalUnavailable, original_python
-from tests.postgres import Lane, choose_lane
+from tests.postgres import DSN_VARIABLE, all_binaries
 from tests.relay_process import RelayProcess
 
 CHANNEL = "ch_pgcachewatch_table_change"
@@ -32,28 +32,31 @@ HELLO = '{{"t":"hello","v":1,"subs":[{{"t":"sub","id":1,"table":"bench","mode":"
 SETTINGS = {"connections_limit": "20000", "connections_per_address_limit": "20000", "log_level": "warning"}
 FIRST_ATTEMPTS, FIRST_TIMEOUT_S = 100, 0.2
 STAY_S = 3_600.0
+# A COMMIT that waits for the disk, as a user's does; the tests' servers do not wait.
+DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 SETTINGS_VARIABLE = "PGCW_BENCH_SETTINGS"  # more settings of ours, as `workers=2,outbox_bytes=65536`
 STUCK_SETTINGS = {"send_buffer_bytes": "65536"}  # else the kernel holds megabytes for a client, and nothing shows
 
 
 @cache
-def _lane() -> Lane:
-    return choose_lane(os.environ)
+def _server() -> EmbeddedPostgres:
+    binaries = all_binaries()
+    if not binaries:
+        raise Missing(f"there are no PostgreSQL binaries; give the address of a server in {DSN_VARIABLE}")
+    server = EmbeddedPostgres(binaries[0], settings=DURABLE)
+    server.start()
+    return server
 
 
-@cache
 def dsn() -> str:
     """The address of the run's PostgreSQL, started by the first call; `stop_postgres` ends it."""
-    try:
-        return _lane().start()
-    except pytest.UsageError as reason:
-        raise Missing(str(reason)) from reason
+    return os.environ.get(DSN_VARIABLE) or _server().dsn
 
 
 def stop_postgres() -> None:
     """Harmless when none was started."""
-    if _lane.cache_info().currsize:
-        _lane().stop()
+    if _server.cache_info().currsize:
+        _server().stop()
 
 
 def _settings(case: Case) -> dict[str, str]:
