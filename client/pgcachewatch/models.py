@@ -66,6 +66,7 @@ class Event(pydantic.BaseModel):
     trigger did not say it (an original trigger). `keys` are the changed rows' keys in their canonical text form,
     or None when the change concerns the table as a whole. `key` names the columns these are made of, in order, and
     `columns` the further columns whose old and new values are among them. `xid` is the writer's 64-bit transaction id.
+    `id` is the journal's name for the event, the same however often it is told; None without a journal.
 
     Survives a JSON round trip equal to itself:
 
@@ -87,6 +88,7 @@ class Event(pydantic.BaseModel):
     key: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     xid: int | None = None
+    id: str | None = None
 
     @property
     def latency(self) -> datetime.timedelta:

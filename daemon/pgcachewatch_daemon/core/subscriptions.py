@@ -162,6 +162,8 @@ def _detail(event: Event) -> dict[str, object]:
         detail["keys"] = list(event.keys)
     if event.xid is not None:
         detail["xid"] = event.xid
+    if event.id is not None:
+        detail["id"] = event.id
     return detail
 
 

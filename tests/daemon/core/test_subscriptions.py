@@ -129,6 +129,9 @@ def test_stream_mode_carries_the_event_and_shows_a_gap() -> None:
     assert stream.items_for(event(schema="s", keys=["5"], xid=9)) == [
         (1, "u", None, {"table": "users", "sent_at": SENT_AT.isoformat(), "schema": "s", "keys": ["5"], "xid": 9})
     ]
+    assert stream.items_for(event(id="9:1")) == [
+        (1, "u", None, {"table": "users", "sent_at": SENT_AT.isoformat(), "id": "9:1"})
+    ]
     assert stream.items_for(Gap(Scope("c", "users"), "unreadable")) == [
         (1, "*", None, {"reason": "unreadable", "table": "users"})
     ]
