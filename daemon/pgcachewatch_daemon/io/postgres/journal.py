@@ -117,8 +117,10 @@ class JournalReader:
             return None
         self._wakefulness.reset(now_s=self.clock())
         epoch = hashlib.sha256((await connection.fetchval(sql.epoch_sql())).encode()).hexdigest()[:EPOCH_DIGITS]
-        is_known = epoch == self._epoch and self._snapshot is not None
-        self._epoch = epoch
+        if epoch != self._epoch:
+            # Here and not where another is read: a session that ends before that must not leave both to the next one.
+            self._epoch, self._snapshot = epoch, None
+        is_known = self._snapshot is not None
         self._poll = await connection.prepare(sql.poll_sql())
         rows = await self._read() if is_known else None
         if rows is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
@@ -57,6 +57,7 @@ class JournalFeed:
         self._due_s = 0.0
         self._prune_due_s = 0.0
         self._ages: deque[str] = deque(maxlen=AGES + 1)
+        self._untold: Opened | None = None
 
     @property
     def is_there(self) -> bool:
@@ -102,7 +103,15 @@ class JournalFeed:
         opened = await self._reader.open(connection)
         if opened is not None and opened.floor is not None:
             self._ages.clear()  # those are of another epoch, or of a journal that lost rows
+        elif opened is not None and self._untold is not None:
+            # The session before ended before it was proven. The reader is past these rows, and nobody was told them.
+            opened = replace(self._untold, rows=self._untold.rows + opened.rows)
+        self._untold = opened
         return opened
+
+    def opened_told(self) -> None:
+        """What `open` returned was published: the next session begins behind it."""
+        self._untold = None
 
     async def has_appeared(self, connection: asyncpg.Connection[Any]) -> bool:
         """There is a journal now, of which this session knows nothing."""

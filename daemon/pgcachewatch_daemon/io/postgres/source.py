@@ -444,6 +444,7 @@ class PostgresSource:
             for row in self._opened.rows if self._opened is not None else ():
                 self._deliver(row.channel, row.payload)
             self._opened = None
+            self._journal.opened_told()
         if not self._journal.loopback_returned(payload):
             self._listener.looped_back(payload, "")
         self._wake.set()

@@ -116,6 +116,26 @@ async def test_rows_that_are_taken_away_unread_end_continuity(rows: RowTriggers,
     assert keys(opened.rows) == ["2"]
 
 
+async def test_a_session_that_ends_while_another_journal_is_begun_does_not_go_on_in_the_old_one(
+    rows: RowTriggers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of a dump's epoch is its original's, so that it is not what tells the two apart."""
+    one, connection = reader(), await rows.database.connect()
+    await one.open(connection)
+    await insert(rows.writer, 1)
+    await rows.writer.execute("ALTER TABLE pgcachewatch.epoch RENAME TO other")
+    await rows.writer.execute("CREATE TABLE pgcachewatch.epoch (LIKE pgcachewatch.other INCLUDING ALL)")
+    await rows.writer.execute("INSERT INTO pgcachewatch.epoch SELECT * FROM pgcachewatch.other")
+    with monkeypatch.context() as patch, pytest.raises(asyncpg.DivisionByZeroError):
+        patch.setattr("pgcachewatch_daemon.sql.journal.starts_sql", lambda: "SELECT 1 / 0")
+        await one.open(connection)
+
+    opened = await one.open(connection)
+
+    assert opened is not None
+    assert opened.floor is not None
+
+
 async def test_it_takes_the_lock_while_rows_come_and_sleeps_when_none_do(rows: RowTriggers) -> None:
     one = JournalReader(WakeOptions(linger_s=0.05), 100, asyncio.get_running_loop().time)
     await one.open(await rows.database.connect())

@@ -66,6 +66,29 @@ async def test_what_waited_for_a_session_that_was_lost_is_forgotten(rows: RowTri
     assert await feed.step(connection) == ([], Waiting())
 
 
+async def test_what_a_session_began_with_is_not_forgotten_when_it_ends_before_that_was_told(rows: RowTriggers) -> None:
+    feed = JournalFeed(JournalOptions(), clock=Clock())
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    first = await feed.open(await rows.database.connect())
+    await rows.writer.execute("INSERT INTO t VALUES (2)")
+    second = await feed.open(await rows.database.connect())
+    assert first is not None
+    assert second is not None
+    assert (second.epoch, second.floor) == (first.epoch, first.floor), "nobody knows of that journal yet"
+    assert second.rows[: len(first.rows)] == first.rows
+    assert len(second.rows) == len(first.rows) + 1
+
+    feed.opened_told()
+    await rows.writer.execute("INSERT INTO t VALUES (3)")
+    unproven = await feed.open(await rows.database.connect())
+    await rows.writer.execute("INSERT INTO t VALUES (4)")
+    third = await feed.open(await rows.database.connect())
+    assert unproven is not None
+    assert third is not None
+    assert third.floor is None
+    assert (len(unproven.rows), len(third.rows)) == (1, 2)
+
+
 async def left(rows: RowTriggers) -> int:
     return int(await rows.writer.fetchval("SELECT count(*) FROM pgcachewatch.journal"))
 
