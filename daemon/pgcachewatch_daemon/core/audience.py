@@ -95,7 +95,7 @@ class Audience:
     """Members of one group, or of one plain channel. All of them have this `framing`; `stats` is for their outboxes."""
 
     __slots__ = (
-        "_apart", "_in_step", "_left", "_limits", "_outbox", "_filling_bytes", "_returning", "_sealed",
+        "_apart", "_filling_bytes", "_in_step", "_left", "_limits", "_outbox", "_returning", "_sealed",
         "_sealed_data", "_stats", "framing", "is_dirty", "is_stream",
     )  # fmt: skip
 
