@@ -265,6 +265,13 @@ async def test_pruning_goes_on_in_batches_and_ends(rows: RowTriggers) -> None:
     assert await rows.writer.fetchval(journal.epoch_sql())
 
 
+async def test_a_publication_of_all_tables_keeps_nobody_from_pruning(rows: RowTriggers) -> None:
+    await rows.writer.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    await rows.writer.execute("ALTER TABLE t REPLICA IDENTITY FULL; UPDATE t SET v = 1 WHERE id = 1")
+
+    assert await rows.writer.fetchval(journal.prune_sql(), await snapshot(rows), 10) == 1
+
+
 async def test_only_one_relay_prunes_and_a_floor_never_goes_back(rows: RowTriggers) -> None:
     other = await rows.database.connect()
     earlier = await snapshot(rows)

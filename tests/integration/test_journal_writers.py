@@ -250,3 +250,26 @@ async def test_a_restored_dump_writes_a_journal_of_its_own_and_is_mended(
     finally:
         await copy.close()
         await rows.writer.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_serializable_transactions_do_not_conflict_by_the_journal(rows: RowTriggers) -> None:
+    await rows.install("t")
+    other = await rows.database.connect()
+    async with rows.writer.transaction(isolation="serializable"), other.transaction(isolation="serializable"):
+        await rows.writer.execute("UPDATE t SET v = 1 WHERE id = 1")
+        await other.execute("UPDATE t SET v = 1 WHERE id = 2")
+        await rows.writer.execute("INSERT INTO t VALUES (3, 0)")
+
+    assert await rows.since() == [("update", "t", {"1"}), ("update", "t", {"2"}), ("insert", "t", {"3"})]
+
+
+async def test_a_relays_role_that_does_not_exist_changes_nothing(rows: RowTriggers) -> None:
+    catalogue = await rows.catalogue()
+    tables = plan.choose_tables(catalogue, ["t"]).tables
+    settings = coverage.Settings(mode="journal")
+    steps = plan.install_plan(catalogue, tables, settings, default_channel=CHANNEL, relay_role="nobody here")
+
+    with pytest.raises(DatabaseRefused, match=r'role "nobody here" does not exist; nothing was changed'):
+        await run_steps(rows.writer, steps, is_single=False)
+
+    assert await objects(rows.writer) == (0, 0, 0)

@@ -40,6 +40,11 @@ SELECT count(*) FROM pg_catalog.pg_locks
 WHERE locktype = 'object' AND database = 0 AND classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND objid = 0
   AND NOT granted
 """
+# Also those that are for all tables, or for all of a schema.
+PUBLICATIONS_SQL = """
+SELECT DISTINCT pubname::pg_catalog.text FROM pg_catalog.pg_publication_tables
+WHERE schemaname = 'pgcachewatch' AND tablename = 'journal' ORDER BY 1
+"""
 FACTS_SQL = """
 SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS is_in_recovery,
   pg_catalog.pg_notification_queue_usage() AS queue_usage, current_user::pg_catalog.text AS role,
@@ -52,7 +57,8 @@ SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS is_
 class Measurements:
     """What was found. `loopback_s` None: it did not return, or was not to be tried.
 
-    `notifying`: tables whose writes may notify. `journal` None: no table writes to one. `oldest_s`: its oldest row.
+    `notifying`: functions that may notify. `journal` None: no table writes to one. `oldest_s`: its oldest row.
+    `publications`: those that carry the journal to their subscribers.
     """
 
     version: ServerVersion
@@ -76,6 +82,7 @@ class Measurements:
     journal_problem: str = ""
     may_read_journal: bool = True
     oldest_s: float = 0.0
+    publications: tuple[str, ...] = ()
 
     @property
     def has_pooler(self) -> bool:
@@ -152,6 +159,7 @@ async def measure(connection: Connection) -> Measurements:
         journal_problem=_journal_problem(catalogue),
         may_read_journal=catalogue.journal.is_readable,
         oldest_s=oldest_s,
+        publications=tuple(row[0] for row in await connection.fetch(PUBLICATIONS_SQL)),
     )
 
 
@@ -215,6 +223,7 @@ def diagnose(found: Measurements) -> list[Diagnosis]:
         *_prepared(found),
         _triggers(found),
         *_journal(found),
+        *_publications(found),
     ]
 
 
@@ -330,6 +339,16 @@ def _journal(found: Measurements) -> Iterator[Diagnosis]:
         yield Diagnosis("warn", "journal", text, remedy)
     else:
         yield Diagnosis("ok", "journal", found.journal)
+
+
+def _publications(found: Measurements) -> Iterator[Diagnosis]:
+    if found.publications:
+        text = f"the journal is part of {', '.join(found.publications)}"
+        remedy = (
+            "a subscriber without that table stops applying, and one with a journal of its own would mix them up: "
+            "name the publication's tables instead of all"
+        )
+        yield Diagnosis("warn", "published", text, remedy)
 
 
 def render(found: Sequence[Diagnosis]) -> str:

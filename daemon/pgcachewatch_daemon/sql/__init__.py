@@ -31,8 +31,8 @@ Values that SQL calls equal have one text, except where a column's collation or 
 No client can tell those, nor floats, intervals and the like: such a key makes a table's events table-wide, and
 `status` says so. The text does not depend on settings of the writer's session.
 
-In direct mode a write never fails because of its trigger: whatever goes wrong becomes a table-wide event. In journal mode
-the same triggers write a row with the same keys (`entries`, `journal_tables`), and a write that can not be recorded
-fails; the relay reads these rows (`journal`) and makes the payloads above of them.
+In direct mode a write never fails because of its trigger: whatever goes wrong becomes a table-wide event. In journal
+mode the same triggers write a row with the same keys (`entries`, `journal_tables`), and a write that can not be
+recorded fails; the relay reads these rows (`journal`) and makes the payloads above of them.
 On the path of an event: before step 1, in the writer's own transaction.
 """

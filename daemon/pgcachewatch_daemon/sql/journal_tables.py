@@ -42,6 +42,8 @@ _CREATE = (
   note pg_catalog.text
 ) WITH (autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_scale_factor = 0)""",
     f"CREATE INDEX IF NOT EXISTS journal_xid ON {SCHEMA}.journal (xid)",
+    # Else nobody could prune it where a publication is for all tables. A key would cost each write an index entry.
+    f"ALTER TABLE {SCHEMA}.journal REPLICA IDENTITY FULL",
     f"""CREATE TABLE IF NOT EXISTS {SCHEMA}.shapes (
   id pg_catalog.int4 PRIMARY KEY,
   channel pg_catalog.text NOT NULL,

@@ -46,6 +46,7 @@ def grades(found: Measurements) -> dict[str, str]:
         ({"journal": "1 MB", "oldest_s": 7_200.0}, {"journal": "warn"}),
         ({"journal": "1 MB", "may_read_journal": False}, {"journal": "warn"}),
         ({"journal": "1 MB", "journal_problem": "broken", "may_read_journal": False}, {"journal": "fail"}),
+        ({"publications": ("everything",)}, {"published": "warn"}),
         ({"journal_problem": "there is none, and nobody writes to it"}, {}),
         ({"skew_s": -3.0}, {"clock": "warn"}),
         ({"skew_s": 1.2, "round_trip_s": 2.0}, {}),
@@ -97,9 +98,12 @@ async def test_a_journal_is_looked_at_when_tables_write_to_it(
     await rows.writer.execute("INSERT INTO t VALUES (1)")
     assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 0
     assert "ok    journal     0.0 MB, at most 1 rows" in capsys.readouterr().out
+    await rows.writer.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     await rows.writer.execute("UPDATE pgcachewatch.journal SET at = at - interval '2 hours'")
     assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 0
-    assert "the oldest written 2.0 h ago" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the oldest written 2.0 h ago" in out
+    assert "the journal is part of everything" in out
     await rows.writer.execute("DROP TABLE pgcachewatch.shapes")
 
     assert await asyncio.to_thread(doctor, ["--pg-dsn", database.dsn]) == 1
