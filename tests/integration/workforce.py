@@ -21,7 +21,7 @@ WITHIN_S = 90.0  # a test that would hang fails instead
 
 
 @asynccontextmanager
-async def running(relay_options: RelayOptions, *, is_spread: bool = True) -> AsyncIterator[PrimaryRelay]:
+async def running(relay_options: RelayOptions, *, is_spread: bool | None = None) -> AsyncIterator[PrimaryRelay]:
     async with asyncio.timeout(WITHIN_S), PrimaryRelay(relay_options, is_spread=is_spread) as relay:
         await relay.ready()
         yield relay

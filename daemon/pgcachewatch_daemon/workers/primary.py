@@ -78,7 +78,7 @@ from pgcachewatch_daemon.workers.messages import (
     TokensSettled,
 )
 from pgcachewatch_daemon.workers.scrape import Scrapes
-from pgcachewatch_daemon.workers.sockets import SPREADS, HeldPort, hold
+from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold
 from pgcachewatch_daemon.workers.staff import Staff
 
 EXIT_GRACE_S = 3.0
@@ -124,11 +124,11 @@ def divide(options: RelayOptions, *, port: int) -> RelayOptions:
 
 
 class PrimaryRelay:
-    """Use it as relay.Relay. `is_spread` says how workers share the port (see sockets)."""
+    """Use it as relay.Relay. `is_spread`: workers bind the port each for itself (see sockets); None: where they can."""
 
-    def __init__(self, options: RelayOptions, *, is_spread: bool = SPREADS) -> None:
+    def __init__(self, options: RelayOptions, *, is_spread: bool | None = None) -> None:
         self.options = options
-        self._is_spread = is_spread
+        self._is_spread = can_spread() if is_spread is None else is_spread
         self._intake = Intake()
         self._tokens = Tokens(options.barriers)
         self._loopback = Loopback(

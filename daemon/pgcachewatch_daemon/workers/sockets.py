@@ -17,7 +17,17 @@ from dataclasses import dataclass
 
 from pgcachewatch_daemon.io.websocket.server import BACKLOG
 
-SPREADS = sys.platform == "linux"
+
+def can_spread() -> bool:
+    """Whether the kernel spreads connections over the sockets that share a port."""
+    if sys.platform != "linux":
+        return False
+    with socket.socket() as tried:
+        try:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError:  # a kernel that only looks like Linux
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class HeldPort:
             each.close()
 
 
-def hold(host: str, port: int, *, is_spread: bool = SPREADS) -> HeldPort:
+def hold(host: str, port: int, *, is_spread: bool) -> HeldPort:
     """Bind each address of `host`. Raises OSError when one can not be had; `port` 0 takes a free one."""
     bound: list[socket.socket] = []
     try:

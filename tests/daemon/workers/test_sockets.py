@@ -6,9 +6,10 @@ import socket
 
 import pytest
 
-from pgcachewatch_daemon.workers.sockets import SPREADS, hold
+from pgcachewatch_daemon.workers.sockets import can_spread, hold
 
-BOTH = [pytest.param(True, marks=pytest.mark.skipif(not SPREADS, reason="no SO_REUSEPORT that spreads")), False]
+NEEDS_SPREADING = pytest.mark.skipif(not can_spread(), reason="no SO_REUSEPORT that spreads")
+BOTH = [pytest.param(True, marks=NEEDS_SPREADING), False]
 
 
 @pytest.mark.parametrize("is_spread", BOTH)
@@ -30,7 +31,7 @@ def test_a_port_that_somebody_serves_is_refused_even_if_he_would_share_it(is_spr
             hold("127.0.0.1", other.getsockname()[1], is_spread=is_spread)
 
 
-@pytest.mark.skipif(not SPREADS, reason="no SO_REUSEPORT that spreads")
+@NEEDS_SPREADING
 def test_what_holds_the_port_gets_no_connection() -> None:
     held = hold("127.0.0.1", 0, is_spread=True)
     with pytest.raises(ConnectionRefusedError):
@@ -60,4 +61,13 @@ def test_all_addresses_of_a_host_have_the_same_port() -> None:
 
 def test_an_address_that_is_not_of_this_machine_is_refused_and_nothing_stays_open() -> None:
     with pytest.raises(OSError, match="assign"):
-        hold("192.0.2.1", 0)
+        hold("192.0.2.1", 0, is_spread=False)
+
+
+def test_a_kernel_without_the_option_spreads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old(socket.socket):
+        def setsockopt(self, *values: object) -> None:
+            raise OSError(92, "Protocol not available")
+
+    monkeypatch.setattr(socket, "socket", Old)
+    assert can_spread() is False
