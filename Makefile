@@ -36,11 +36,16 @@ every-server:  ## The tests that run on every PostgreSQL version found
 simulate:  ## The seeded simulation: make simulate SEED=42
 	$(if $(SEED),PGCW_SEED=$(SEED)) $(PYTEST) tests/simulation
 
-checker: setup  ## The stale-read checker on a real PostgreSQL: make checker DURATION=600 SEED=1
-	$(BIN)/python -m tests.checker --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
+checker: setup  ## The stale-read checker on a real PostgreSQL: make checker DURATION=600 SEED=1 MODE=journal
+	$(BIN)/python -m tests.checker --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED)) $(if $(MODE),--mode $(MODE))
 
 checker-original: setup  ## The same with the original library, for the table in the README
 	$(BIN)/python -m tests.checker --original --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED))
+
+.PHONY: losses
+losses:  ## Does the journal lose anything while all is killed, on each version: make losses DURATION=60 SEED=1
+	PGCW_LOSSES_S=$(or $(DURATION),60) $(if $(SEED),PGCW_LOSSES_SEED=$(SEED)) \
+		$(PYTEST) -n0 -s -q -k no_change tests/integration/test_journal_losses.py
 
 bench: bench-fanout bench-client  ## All benchmarks in full, about an hour and a half; want a quiet machine
 
