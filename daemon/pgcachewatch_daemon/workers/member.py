@@ -8,6 +8,7 @@ stopped process too).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -84,7 +85,8 @@ class Member:
 
     async def _start(self, sockets: Sequence[int]) -> None:
         own, others = socket.socketpair()
-        with others:
+        with contextlib.ExitStack() as undo, others:
+            undo.enter_context(own)
             # A session of its own: Ctrl-C in a terminal reaches the primary alone, which ends the workers in order.
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", MODULE, str(others.fileno()), str(os.getpid())),
@@ -93,7 +95,8 @@ class Member:
                 pass_fds=(others.fileno(), *sockets),
                 start_new_session=True,
             )
-        self._link = await Link.connect(own, self._heard, self._link_lost.set)
+            self._link = await Link.connect(own, self._heard, self._link_lost.set)
+            undo.pop_all()  # the link has it now
 
     async def _until_ended(self) -> None:
         assert self._process is not None, "it was just started"

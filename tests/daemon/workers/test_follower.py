@@ -284,6 +284,18 @@ async def test_metrics_are_asked_of_the_primary_once_for_all_who_ask() -> None:
         assert (await get(stage.relay, "/livez")).status_code == 200
 
 
+async def test_a_scraper_that_hangs_up_is_harmless() -> None:
+    async with serving() as stage:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: len(stage.relay._scrapers) == 1)
+        writer.transport.abort()
+        await eventually(lambda: not stage.relay._server.connections)
+        stage.relay.told(Exposed(b"the sum"))
+        assert stage.relay._scrapers == []
+        del reader
+
+
 async def test_a_primary_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "EXPOSED_WITHIN_S", 0.01)
     async with serving() as stage:

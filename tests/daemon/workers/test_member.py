@@ -66,6 +66,17 @@ async def test_when_its_task_is_cancelled_the_process_is_gone() -> None:
     assert stage.member.exit_code == -signal.SIGKILL
 
 
+async def test_nothing_stays_open_of_one_that_can_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_room(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
+    stage = Stage()
+    with pytest.raises(OSError, match="no more processes"):
+        await stage.running
+    assert stage.member.exit_code is None
+
+
 async def test_one_that_can_not_run_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "MODULE", "pgcachewatch_daemon.there_is_none")
     stage = Stage()
