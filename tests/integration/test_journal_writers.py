@@ -219,13 +219,43 @@ async def test_a_renamed_table_is_no_fault_and_installing_again_writes_its_new_n
 
 async def test_a_shape_that_was_deleted_is_found_and_written_again(rows: RowTriggers) -> None:
     await rows.install("t")
-    await rows.writer.execute("DELETE FROM pgcachewatch.shapes")
+    await rows.writer.execute("ALTER TABLE pgcachewatch.shapes DISABLE TRIGGER ALL; DELETE FROM pgcachewatch.shapes")
 
     assert {one.kind for one in findings(await rows.catalogue())} == {"journal_broken"}
     await rows.install("t")
 
     assert findings(await rows.catalogue()) == []
     assert await rows.told("UPDATE t SET v = 1 WHERE id = 1") == [("update", "t", {"1"})]
+
+
+@pytest.mark.parametrize("by", ["DELETE FROM {0}", "UPDATE {0} SET key = '{{}}'", "TRUNCATE {0}"])
+async def test_shapes_are_not_taken_away_by_hand(rows: RowTriggers, by: str) -> None:
+    await rows.install("t")
+
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="explain those of the journal"):
+        await rows.writer.execute(by.format("pgcachewatch.shapes"))
+
+
+async def test_two_who_install_at_once_make_one_journal(rows: RowTriggers) -> None:
+    await rows.writer.execute("CREATE TABLE u (id int PRIMARY KEY)")
+    first, second = [await rows.database.connect() for _ in range(2)]
+    catalogue = await rows.catalogue()
+    settings = coverage.Settings(mode="journal")
+    plans = [
+        plan.install_plan(catalogue, plan.choose_tables(catalogue, [name]).tables, settings, default_channel=CHANNEL)
+        for name in ("t", "u")
+    ]
+    # Both were planned before either has begun; the second one finds the schema made.
+    steps = [plan.Step(step.title, tuple(one for one in step.statements if "SCHEMA" not in one)) for step in plans[1]]
+    await run_steps(first, plans[0][:1], is_single=False)
+
+    await asyncio.gather(run_steps(first, plans[0][1:], is_single=False), run_steps(second, steps, is_single=False))
+
+    assert findings(await rows.catalogue()) == []
+    assert sorted(await rows.told("UPDATE t SET v = 1 WHERE id = 1", "INSERT INTO u VALUES (1)")) == [
+        ("insert", "u", {"1"}),
+        ("update", "t", {"1"}),
+    ]
 
 
 async def test_a_restored_dump_writes_a_journal_of_its_own_and_is_mended(

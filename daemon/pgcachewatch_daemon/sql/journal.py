@@ -133,7 +133,7 @@ def give_up_lock_sql() -> str:
 
 
 def is_free_sql() -> str:
-    """True when writers find the lock free, and so notify."""
+    """True when writers find the lock free, and so notify. Not for whoever holds it: to its own session it is free."""
     return f"""
 SELECT CASE WHEN pg_catalog.pg_try_advisory_lock_shared({_LOCK})
   THEN pg_catalog.pg_advisory_unlock_shared({_LOCK}) ELSE false END

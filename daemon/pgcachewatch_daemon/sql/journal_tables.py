@@ -8,7 +8,8 @@
 
 Rows of the journal may be deleted once they are in `journal_state.floor_snapshot`: whoever has read up to a snapshot
 that includes that one has read them. A trigger on the journal keeps the promise against everybody: a DELETE of other
-rows moves the floor, so that whoever has not read them learns it; after TRUNCATE the epoch ends.
+rows moves the floor, so that whoever has not read them learns it; after TRUNCATE the epoch ends. Shapes are kept by one
+as well.
 The journal goes when the last watched table goes, not with the last one in journal mode: positions stay good meanwhile.
 """
 
@@ -28,6 +29,7 @@ from pgcachewatch_daemon.sql.names import quote_identifier, quote_literal
 JOURNAL_VERSION = 1
 TABLES = ("journal", "shapes", "epoch", "journal_state", "consumers")
 GUARD = "guard"
+REFUSED = "55000"  # object_not_in_prerequisite_state
 NOTHING = "1:1:"  # a snapshot in which nothing is over
 
 _CREATE = (
@@ -77,6 +79,10 @@ _CREATE = (
 _GUARD = f"""
 #variable_conflict use_column
 BEGIN
+  IF TG_TABLE_NAME = 'shapes' THEN
+    RAISE EXCEPTION USING ERRCODE = '{REFUSED}', MESSAGE = 'rows of {SCHEMA}.shapes explain those of the journal',
+      HINT = 'They are few, and go with the journal: pgcachewatch uninstall --commit.';
+  END IF;
   IF TG_OP = 'TRUNCATE' THEN
     DELETE FROM {SCHEMA}.epoch;
     RETURN NULL;
@@ -96,6 +102,9 @@ _TRIGGERS = (
     f"REFERENCING OLD TABLE AS {OLD_ROWS} FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{GUARD}()",
     f"CREATE OR REPLACE TRIGGER guard_truncate AFTER TRUNCATE ON {SCHEMA}.journal "
     f"FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{GUARD}()",
+    f"CREATE OR REPLACE TRIGGER guard_shapes BEFORE UPDATE OR DELETE OR TRUNCATE ON {SCHEMA}.shapes "
+    f"FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{GUARD}()",
+    f"ALTER TABLE {SCHEMA}.shapes ENABLE ALWAYS TRIGGER guard_shapes",
     f"ALTER TABLE {SCHEMA}.journal ENABLE ALWAYS TRIGGER guard_delete",
     f"ALTER TABLE {SCHEMA}.journal ENABLE ALWAYS TRIGGER guard_truncate",
 )
