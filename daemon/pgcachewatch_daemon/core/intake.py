@@ -20,7 +20,7 @@ from pgcachewatch_daemon.core.stats import IntakeStats
 
 Fault = Literal["not_json", "not_an_object", "malformed"]
 
-PAYLOAD_CHARACTERS = 65_536  # PostgreSQL allows 8,000 bytes; more than this did not come from a notification
+PAYLOAD_CHARACTERS = 8 * 1024 * 1024  # a notification has less than 8,000; a row of the journal, 5,000 keys of 1 KiB
 TABLE_NAME_CHARACTERS = 200
 DETAIL_CHARACTERS = 200
 

@@ -68,6 +68,7 @@ class Wakefulness:
 
     def __init__(self, options: WakeOptions, *, now_s: float) -> None:
         self._options = options
+        self._is_gated = options.is_gated
         self.reset(now_s=now_s)
 
     def reset(self, *, now_s: float) -> None:
@@ -80,6 +81,13 @@ class Wakefulness:
         self._drain_polls = 0
         self._is_idle = False
 
+    def poll_for_ever(self, has_silent_writers: bool, *, now_s: float) -> None:
+        """There are writers that notify nobody, so that it may not sleep; or there are none any more."""
+        self._is_gated = self._options.is_gated and not has_silent_writers
+        if not self._is_gated:
+            self.state = State.AWAKE
+            self._busy_s = now_s
+
     @property
     def pause_s(self) -> float:
         """Until the next poll."""
@@ -90,7 +98,7 @@ class Wakefulness:
             case State.DRAINING:
                 return options.poll_s if self._drain_polls < DRAIN_FAST_POLLS else options.drain_slow_s
             case State.AWAKE:
-                return options.idle_poll_s if self._is_idle and not options.is_gated else options.poll_s
+                return options.idle_poll_s if self._is_idle and not self._is_gated else options.poll_s
 
     def wake(self, *, now_s: float) -> None:
         """Somebody notified."""
@@ -102,7 +110,7 @@ class Wakefulness:
         if rows:
             self.wake(now_s=now_s)
         self._is_idle = now_s - self._busy_s >= self._options.linger_s
-        if not self._options.is_gated:
+        if not self._is_gated:
             return Act.NOTHING
         if self.state is State.DRAINING:
             self._drain_polls += 1

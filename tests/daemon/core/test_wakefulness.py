@@ -151,3 +151,12 @@ class World:
                 self.wakefulness.confirmed(True, now_s=self.now_s)
             case Act.NOTHING:
                 pass
+
+
+def test_writers_that_notify_nobody_keep_it_awake_for_as_long_as_there_are_any() -> None:
+    wakefulness = asleep()
+    wakefulness.poll_for_ever(True, now_s=5.0)
+    assert wakefulness.polled(rows=0, xmin=6, now_s=60.0) is Act.NOTHING
+    assert (wakefulness.state, wakefulness.pause_s) == (State.AWAKE, OPTIONS.idle_poll_s)
+    wakefulness.poll_for_ever(False, now_s=60.0)
+    assert wakefulness.polled(rows=0, xmin=6, now_s=62.0) is Act.GIVE_UP_LOCK

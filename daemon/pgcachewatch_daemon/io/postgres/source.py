@@ -404,7 +404,8 @@ class PostgresSource:
         elif channel == CATALOGUE_CHANNEL:
             if self.is_up:
                 self._tell(self._listener.catalogue_changed)
-                self._has_news = not self._journal.is_there
+                self._has_news = True
+                self._wake.set()
         elif channel == JOURNAL_CHANNEL:
             self._journal_notified(cast(str, payload))
         elif self.is_up:
