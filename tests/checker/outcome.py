@@ -16,6 +16,7 @@ from tests.checker.recovery import Recovery, StateChange, median_and_longest, re
 
 PROMISES = ("G2", "G3", "G5", "G7")
 HARNESS = ("H1", "H2")
+CRASHES = ("postgres_killed", "listen_backend_killed")  # each begins a new epoch of the journal
 
 
 @dataclass(slots=True)
@@ -43,9 +44,15 @@ class Outcome:
 
     @property
     def is_clean(self) -> bool:
-        """Nothing promised was broken, no call hung, and every process ended in order."""
+        """Nothing promised was broken, no call hung, processes ended in order, and the journal spared its flushes."""
         hung = sum(summary.hung for summary in self.summaries.values())
-        return not (self.violations or hung or self.failures or self.relay_exits)
+        flushes = self.kept_epoch_flushes if self.settings.mode == "journal" else 0
+        return not (self.violations or hung or self.failures or self.relay_exits or flushes)
+
+    @property
+    def kept_epoch_flushes(self) -> int:
+        """Times that a reader flushed everything in one epoch. In journal mode only a crash of PostgreSQL ends one."""
+        return sum(summary.kept_epoch_flushes for summary in self.summaries.values())
 
 
 def judge(
@@ -88,10 +95,10 @@ def _writes(settings: RunSettings, number: int) -> Iterator[WriteRecord]:
 
 def report(outcome: Outcome) -> str:
     """The published text: counts, faults by kind with the time to come back, and examples of what was broken."""
-    faults = outcome.faults
+    faults, settings = outcome.faults, outcome.settings
     lines = [
-        f"seed {outcome.settings.seed}, {outcome.settings.duration_s:g} s, staleness bound "
-        f"{outcome.settings.staleness_s:g} s, {outcome.writes:,} commits",
+        f"{settings.mode} mode, seed {settings.seed}, {settings.duration_s:g} s, staleness bound "
+        f"{settings.staleness_s:g} s, {outcome.writes:,} commits",
         f"{faults.total()} faults of {len(faults)} kinds; {outcome.did_not_happen} more found nothing to strike",
         "",
         *_table(outcome.verdicts),
@@ -101,6 +108,12 @@ def report(outcome: Outcome) -> str:
         *(f"  {violation}" for verdict in outcome.verdicts.values() for violation in verdict.examples),
         *(f"  failed: {failure}" for failure in outcome.failures),
     ]
+    if settings.mode == "journal":
+        crashes = sum(faults[kind] for kind in CRASHES)
+        lines.append(
+            f"  flushes: {outcome.kept_epoch_flushes} without a crash of PostgreSQL; it crashed {crashes} times, the "
+            f"relay ended {faults['relay_killed'] + faults['relay_restarted']} times"
+        )
     if outcome.relay_exits:
         lines.append(f"  the relay ended by itself {outcome.relay_exits} times")
     return "\n".join(lines)

@@ -10,10 +10,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 TABLE = "items"
 CHANNEL = "ch_pgcachewatch_table_change"
+
+Mode = Literal["direct", "journal"]
+MODES: tuple[Mode, ...] = ("direct", "journal")
 
 Task = TypeVar("Task", "WriterTask", "ReaderTask")
 
@@ -26,6 +29,7 @@ class RunSettings:
     duration_s: float
     directory: Path
     is_original: bool = False
+    mode: Mode = "direct"
     staleness_s: float = 2.0
     keys: int = 16
     writers: int = 2

@@ -10,7 +10,7 @@ import pgcachewatch
 from pgcachewatch.errors import PGCacheWatchError
 from tests.checker.plan import ReaderTask, from_argument
 from tests.checker.reading import Subject, read_until_stopped, write_summary
-from tests.checker.rows import dependency
+from tests.checker.rows import dependency, flushes_of
 from tests.checker.source import Source, Value
 
 BARRIER_TIMEOUT_S = 5.0
@@ -33,9 +33,11 @@ async def main(task: ReaderTask) -> None:
             barrier=lambda: client.barrier(timeout=BARRIER_TIMEOUT_S),
             barrier_errors=(PGCacheWatchError,),
             fresh=client.fresh,
+            flushes=lambda: flushes_of(client.status),
         )
         summary = await read_until_stopped(task, subject)
-        summary.counters = {"gaps": client.status.gaps, "resumes": client.status.resumes}
+        status = client.status
+        summary.counters = {"gaps": status.gaps, "resumes": status.resumes, "reconnects": status.reconnects}
     write_summary(task, summary)
 
 

@@ -23,12 +23,13 @@ from tests.checker.reading import (
     BURST,
     REST_AFTER_ERROR_S,
     WATCH_EVERY_S,
+    Flushes,
     StateLog,
     Summary,
     write_summary,
 )
 from tests.checker.records import HIT, RUN, RecordFile
-from tests.checker.rows import dependency
+from tests.checker.rows import dependency, flushes_of
 from tests.checker.source import SOURCE_ERRORS, Source, Value
 
 BARRIER_TIMEOUT_S = 5.0
@@ -67,7 +68,7 @@ class SyncReader:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self.summary.hung = sum(thread.is_alive() for thread in threads)
         status = self._client.status
-        self.summary.counters = {"gaps": status.gaps, "resumes": status.resumes}
+        self.summary.counters = {"gaps": status.gaps, "resumes": status.resumes, "reconnects": status.reconnects}
 
     def _read(self, number: int) -> None:
         chance = random.Random(f"{self._task.seed} {number}")
@@ -125,7 +126,9 @@ def main(task: ReaderTask) -> None:
         pgcachewatch.sync.connect(task.url, staleness=task.staleness_s, name=task.name) as client,
     ):
         reader = SyncReader(task, client, load, records)
-        reader.run(StateLog(states, lambda: client.status.state))
+        flushes = Flushes(lambda: flushes_of(client.status))
+        reader.run(StateLog(states, lambda: client.status.state, flushes))
+        reader.summary.kept_epoch_flushes = flushes.in_one_epoch
     write_summary(task, reader.summary)
 
 

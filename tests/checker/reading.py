@@ -39,11 +39,16 @@ def nothing_fresh() -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def never_flushed() -> tuple[int, str]:
+    return 0, ""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is being checked. `state` is "live" when hits may be served, `barrier_errors` are what a barrier may raise.
 
     `may_give_up` is False where a cancelled call is known to harm other calls, and would end the run at its start.
+    `flushes` is what Flushes looks at.
     """
 
     call: Callable[[int], Awaitable[Value]]
@@ -52,30 +57,56 @@ class Subject:
     barrier_errors: tuple[type[Exception], ...] = ()
     fresh: Callable[[], AbstractContextManager[object]] = nothing_fresh
     may_give_up: bool = True
+    flushes: Callable[[], tuple[int, str]] = never_flushed
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a reader counted that is not a read. Errors are the function's own; hung calls never ended."""
+    """What a reader counted that is not a read. Errors are the function's own; hung calls never ended.
+
+    `kept_epoch_flushes`: times when all was flushed although the epoch stayed the same.
+    """
 
     calls: int = 0
     errors: int = 0
     given_up: int = 0
     barriers_failed: int = 0
     hung: int = 0
+    kept_epoch_flushes: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+
+
+class Flushes:
+    """Counts how often everything was flushed, and how often so in one epoch: where continuity need not have ended.
+
+    `status` is the client's: its `gaps` and the epoch of its position.
+    """
+
+    def __init__(self, status: Callable[[], tuple[int, str]]) -> None:
+        self._status = status
+        self._gaps, self._epoch = 0, ""
+        self.in_one_epoch = 0
+
+    def look(self) -> None:
+        """Call it often."""
+        gaps, epoch = self._status()
+        if epoch == self._epoch:
+            self.in_one_epoch += gaps - self._gaps
+        self._gaps, self._epoch = gaps, epoch
 
 
 class StateLog:
     """Writes down each change of state with its instant."""
 
-    def __init__(self, file: TextIO, state: Callable[[], str]) -> None:
+    def __init__(self, file: TextIO, state: Callable[[], str], flushes: Flushes) -> None:
         self._file = file
         self._state = state
+        self._flushes = flushes
         self._last = ""
 
     def look(self) -> None:
         """Call it often."""
+        self._flushes.look()
         state = self._state()
         if state != self._last:
             self._last = state
@@ -87,7 +118,8 @@ async def read_until_stopped(task: ReaderTask, subject: Subject) -> Summary:
     files = ReaderFiles.of(task.directory, task.name)
     summary = Summary()
     with RecordFile(files.reads) as records, files.states.open("w") as states:
-        log = StateLog(states, subject.state)
+        flushes = Flushes(subject.flushes)
+        log = StateLog(states, subject.state, flushes)
         while subject.state() != "live":  # noqa: ASYNC110  # a subject announces nothing
             await asyncio.sleep(WATCH_EVERY_S)
         say_ready()
@@ -99,6 +131,7 @@ async def read_until_stopped(task: ReaderTask, subject: Subject) -> Summary:
         if subject.barrier is not None:
             tasks.append(asyncio.create_task(_pass_barriers(subject, subject.barrier, records, summary)))
         summary.hung = max(summary.hung, await run_until_stopped(*tasks))
+        summary.kept_epoch_flushes = flushes.in_one_epoch
     return summary
 
 

@@ -35,6 +35,8 @@ from tests.relay_process import RelayProcess
 
 FUNCTION = "checker_notify"
 SUPERVISE_EVERY_S = 0.25
+# In journal mode: who was away while some bursts went by comes back without a flush.
+KEPT_EVENTS, EVENT_BYTES = 50_000, 2_000
 
 
 @dataclass(slots=True)
@@ -72,8 +74,7 @@ class Stage:
             await self._create_table()
             self.source = await stack.enter_async_context(Proxy("127.0.0.1", self.server.port))
             source_dsn = _with_port(self.server.dsn, self.source.port)
-            is_original = self.settings.is_original
-            self.relay = OriginalRelay(self.python, source_dsn) if is_original else RelayProcess(source_dsn)
+            self.relay = self._relay_of(source_dsn)
             stack.callback(self.relay.__exit__, None, None, None)
             self.relay.start()
             await asyncio.to_thread(self.relay.wait_ready)
@@ -87,6 +88,13 @@ class Stage:
     ) -> None:
         await asyncio.gather(*(child.kill() for child in self._children()))
         await self._stack.aclose()
+
+    def _relay_of(self, dsn: str) -> RelayProcess:
+        if self.settings.is_original:
+            return OriginalRelay(self.python, dsn)
+        if self.settings.mode == "direct":
+            return RelayProcess(dsn)
+        return RelayProcess(dsn, history_events=str(KEPT_EVENTS), history_bytes=str(KEPT_EVENTS * EVENT_BYTES))
 
     @contextmanager
     def relay_taken_down(self) -> Iterator[RelayProcess]:
@@ -171,7 +179,7 @@ class Stage:
             else:
                 catalogue = await fetch_catalogue(connection)
                 (table,) = choose_tables(catalogue, [TABLE]).tables
-                steps = install_plan(catalogue, [table], Settings(), default_channel=CHANNEL)
+                steps = install_plan(catalogue, [table], Settings(mode=self.settings.mode), default_channel=CHANNEL)
                 await run_steps(connection, steps, is_single=True)
         finally:
             await connection.close()

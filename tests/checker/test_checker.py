@@ -13,7 +13,7 @@ import pytest
 
 from pgcachewatch_daemon.embedded import find_binaries
 from tests.checker.outcome import report
-from tests.checker.plan import RunSettings
+from tests.checker.plan import MODES, Mode, RunSettings
 from tests.checker.run import run
 
 DURATION_S = 30.0
@@ -22,12 +22,13 @@ SEED_VARIABLE = "PGCW_CHECKER_SEED"
 pytestmark = pytest.mark.slow
 
 
-async def test_half_a_minute_of_faults_yields_no_stale_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_half_a_minute_of_faults_yields_no_stale_read(tmp_path: Path, mode: Mode) -> None:
     if not find_binaries():
         pytest.skip("no PostgreSQL server binaries on this machine to run a private server from")
     seed = int(os.environ.get(SEED_VARIABLE, "1"))
     # Other tests run beside this one and want their share of the machine.
-    outcome = await run(RunSettings(seed, DURATION_S, tmp_path, reads_per_s=2_000.0))
+    outcome = await run(RunSettings(seed, DURATION_S, tmp_path, mode=mode, reads_per_s=2_000.0))
     text = report(outcome)
     assert outcome.is_clean, text
     assert outcome.faults.total() >= 8, text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def test_clean_run_is_clean_and_says_what_it_saw(settings: RunSettings) -> None:
     assert outcome.is_clean
     assert outcome.writes == 2
     assert (outcome.verdicts["pgcachewatch"].reads, outcome.verdicts["pgcachewatch"].barriers) == (4, 2)
-    assert "seed 5, 30 s, staleness bound 2 s, 2 commits" in text
+    assert "direct mode, seed 5, 30 s, staleness bound 2 s, 2 commits" in text
     assert "1 faults of 1 kinds; 3 more found nothing to strike" in text
     assert "relay_killed" in text
     assert "live again 0.250 s" in text
@@ -73,6 +73,15 @@ def test_trouble_that_is_no_violation_makes_the_run_unclean_too(settings: RunSet
         case _:
             outcome.relay_exits = 1
     assert not outcome.is_clean
+
+
+def test_a_flush_that_only_a_crash_excuses_makes_a_run_in_journal_mode_unclean(settings: RunSettings) -> None:
+    outcome, direct = judged(replace(settings, mode="journal")), judged(settings)
+    for one in (outcome, direct):
+        one.summaries["async-0"].kept_epoch_flushes = 1
+    assert direct.is_clean
+    assert not outcome.is_clean
+    assert "flushes: 1 without a crash of PostgreSQL; it crashed 0 times, the relay ended 1 times" in report(outcome)
 
 
 def test_reader_that_left_no_summary_is_still_judged(settings: RunSettings) -> None:

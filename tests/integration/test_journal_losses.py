@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 import pgcachewatch
+from pgcachewatch.core.backoff import Backoff
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, PostgresBinaries
 from pgcachewatch_daemon.io.postgres import JournalOptions
@@ -43,6 +44,10 @@ from tests.waiting import LIMIT_S
 DURATION_S = float(os.environ.get("PGCW_LOSSES_S", "6"))
 SEED = int(os.environ.get("PGCW_LOSSES_SEED", "0")) or random.randrange(1, 10**6)
 STALENESS_S = 60.0
+# With relay and link dying all the time a client that backs off for seconds would be away for longer than the relay's
+# history, and be told so; what is asked here is that it misses nothing while it need not.
+EAGER = Backoff(cap_s=0.2)
+HISTORY = {"history_events": "50000", "history_bytes": "100000000"}
 VICTIMS = ("backend", "link", "raw client", "relay")
 SHARE_WAITED_FOR = 0.75  # of the relays that are started again; the others are killed on the way up
 EARLY, LATE = "(SELECT $1::pg_catalog.text::pg_catalog.xid8)", "(SELECT $2::pg_catalog.text[]::pg_catalog.xid8[])"
@@ -108,7 +113,7 @@ async def hear(
     truth, library = Truth(), Told()
     async with (
         Proxy("127.0.0.1", relay.port) as link,
-        pgcachewatch.connect(f"ws://127.0.0.1:{link.port}", staleness=STALENESS_S) as client,
+        pgcachewatch.connect(f"ws://127.0.0.1:{link.port}", staleness=STALENESS_S, reconnect=EAGER) as client,
         RawListener(relay) as raw,
         client.events(TABLE) as stream,
     ):
@@ -157,7 +162,8 @@ def assert_whole(heard: Heard) -> None:
 async def with_a_relay_that_is_killed(database: Database, *, wake: str) -> Heard:
     await install(database, wake=wake)
     is_polled = wake == "none"
-    relay = RelayProcess(database.dsn, journal_wake="poll" if is_polled else "gated", heartbeat_s="0.1")
+    wakes = "poll" if is_polled else "gated"
+    relay = RelayProcess(database.dsn, journal_wake=wakes, heartbeat_s="0.1", port=0, **HISTORY)
     chance = random.Random(SEED)
 
     async def kill_relay() -> None:
