@@ -203,9 +203,9 @@ class PrimaryRelay:
         )
         self._lag.start()
         self._channels.ensure(self.options.channel, self._default_channel_answered)
-        self._source.start()
-        self._watcher.start()
         if await self._until_stopped(self._staff.start()):
+            self._source.start()
+            self._watcher.start()
             logger.info("relay listening host=%s port=%d", self.options.host, self.port)
 
     async def _hold(self) -> HeldPort:
