@@ -25,6 +25,7 @@ JOURNAL_CHANNEL = "pgcachewatch_journal"
 # The first is the one of 'pgcachewatch': the first four bytes of its SHA-256. Locks are each database's own.
 JOURNAL_LOCK = (640_152_935, 1)  # held by the relay that is awake
 PRUNE_LOCK = (JOURNAL_LOCK[0], 2)  # held by the relay that prunes, to the end of its transaction
+RELAY_AWAKE = "awake"  # what the relay notifies that has taken JOURNAL_LOCK
 RESET = "reset "  # begins the notification of a function that fails open
 UNWRITABLE = "55000"  # object_not_in_prerequisite_state
 

@@ -17,7 +17,7 @@ Bound: as many rows as were committed since; a reader that is far behind fetches
 
 from __future__ import annotations
 
-from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL, JOURNAL_LOCK, PRUNE_LOCK, SCHEMA
+from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL, JOURNAL_LOCK, PRUNE_LOCK, RELAY_AWAKE, SCHEMA
 
 _LOCK = f"{JOURNAL_LOCK[0]}, {JOURNAL_LOCK[1]}"
 _NEXT = "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"
@@ -146,8 +146,8 @@ def own_xid_sql() -> str:
 
 
 def notify_sql() -> str:
-    """Wake other relays."""
-    return f"SELECT pg_catalog.pg_notify('{JOURNAL_CHANNEL}', '')"
+    """Tell other relays to be awake too: from now on writers notify nobody."""
+    return f"SELECT pg_catalog.pg_notify('{JOURNAL_CHANNEL}', '{RELAY_AWAKE}')"
 
 
 def measure_sql() -> str:

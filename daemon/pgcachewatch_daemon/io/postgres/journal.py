@@ -87,10 +87,12 @@ class JournalReader:
     _epoch: str = ""
     _epoch_id: str = ""
     _first_seq: int = 0
+    _transactions: int = 0  # that the last poll brought rows of
     _snapshot: Snapshot | None = None
     _wakefulness: Wakefulness = field(init=False)
     _act: Act = Act.NOTHING
     _poll: Any = None  # asyncpg's prepared statement
+    _opens: int = 0
     _connection: asyncpg.Connection[Any] | None = None
 
     def __post_init__(self) -> None:
@@ -101,8 +103,11 @@ class JournalReader:
         """Until the next poll is due."""
         return self._wakefulness.pause_s
 
-    def woken(self) -> None:
-        """A writer notified because it found no lock, or another relay because it took it."""
+    def woken(self, *, is_rival: bool = False) -> None:
+        """A writer notified because it found no lock, or a relay because it took it."""
+        if is_rival:
+            self._wakefulness.rival_woke(now_s=self.clock())
+            return
         if self._wakefulness.state is State.ASLEEP:
             self.stats.wakes += 1
         self._wakefulness.wake(now_s=self.clock())
@@ -121,7 +126,10 @@ class JournalReader:
             # Here and not where another is read: a session that ends before that must not leave both to the next one.
             self._epoch, self._snapshot = epoch, None
         is_known = self._snapshot is not None
-        self._poll = await connection.prepare(sql.poll_sql())
+        # By a name of its own: the session keeps no statements, and asyncpg would have each poll parsed and planned,
+        # which takes more than ten times as long as running it.
+        self._opens += 1
+        self._poll = await connection.prepare(sql.poll_sql(), name=f"journal_{self._opens}")
         rows = await self._read() if is_known else None
         if rows is not None:
             return Opened(epoch, tuple(rows), self._first_seq, None)
@@ -147,7 +155,9 @@ class JournalReader:
         if rows is None:
             return None
         assert self._snapshot is not None, "a poll leaves a snapshot"
-        self._act = self._wakefulness.polled(rows=len(rows), xmin=self._snapshot.xmin, now_s=self.clock())
+        self._act = self._wakefulness.polled(
+            transactions=self._transactions, xmin=self._snapshot.xmin, now_s=self.clock()
+        )
         return rows
 
     async def _read(self) -> list[Written] | None:
@@ -163,6 +173,7 @@ class JournalReader:
             return None
         self._go_by(header["snapshot"])
         self.stats.rows += len(rows)
+        self._transactions = len({record["xid"] for record in rows})
         return [_written(record) for record in rows]
 
     def _go_by(self, text: str) -> None:

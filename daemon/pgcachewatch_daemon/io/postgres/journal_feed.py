@@ -58,6 +58,7 @@ class JournalFeed:
         self._prune_due_s = 0.0
         self._ages: deque[str] = deque(maxlen=AGES + 1)
         self._untold: Opened | None = None
+        self._is_woken = False  # since the last poll began: what woke it may not be in that
 
     @property
     def is_there(self) -> bool:
@@ -77,9 +78,10 @@ class JournalFeed:
         """When the session is to `step` next."""
         return min(self._due_s, self._prune_due_s) if self.is_there else float("inf")
 
-    def woken(self) -> None:
-        """A writer notified."""
-        self._reader.woken()
+    def woken(self, *, is_rival: bool = False) -> None:
+        """A writer notified, or a relay that took the lock."""
+        self._reader.woken(is_rival=is_rival)
+        self._is_woken = True
         self._due_s = 0.0
 
     def loopback_returned(self, payload: str) -> bool:
@@ -122,6 +124,7 @@ class JournalFeed:
         if self._clock() < self._due_s:
             return [], Waiting()
         waiting, self._waiting = self._waiting, Waiting()
+        self._is_woken = False
         rows = await self._reader.poll()
         if rows is None:
             return None
@@ -132,7 +135,7 @@ class JournalFeed:
         await self._reader.act()
         if self._clock() >= self._prune_due_s:
             await self._prune(connection)
-        if self._waiting == Waiting():
+        if self._waiting == Waiting() and not self._is_woken:
             self._due_s = self._clock() + self._reader.pause_s
 
     async def _prune(self, connection: asyncpg.Connection[Any]) -> None:

@@ -33,7 +33,7 @@ from pgcachewatch_daemon.io.postgres.journal import Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
 from pgcachewatch_daemon.io.postgres.session import loopback_sql, open_session
 from pgcachewatch_daemon.io.postgres.watchdog import Watchdog
-from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL
+from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL, RELAY_AWAKE
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
 LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
@@ -419,11 +419,11 @@ class PostgresSource:
             self._handler_failed(channel)
 
     def _journal_notified(self, payload: str) -> None:
-        """Empty: there are rows. Else a row could not be written, and its function fails open."""
-        if payload and self.is_up:
+        """Empty: there are rows, or of a relay. Else a row could not be written, and its function fails open."""
+        if payload not in ("", RELAY_AWAKE) and self.is_up:
             logger.error("a row of the journal could not be written: %s", payload[:200])
             self._tell(partial(self._listener.row_lost, payload))
-        self._journal.woken()
+        self._journal.woken(is_rival=payload == RELAY_AWAKE)
         self._wake.set()
 
     def _tell(self, tell: Callable[[], None]) -> None:

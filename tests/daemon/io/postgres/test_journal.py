@@ -10,7 +10,10 @@ import asyncpg
 import pytest
 
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
+from pgcachewatch_daemon.io.postgres.contract import SourceOptions
 from pgcachewatch_daemon.io.postgres.journal import JournalReader, Written
+from pgcachewatch_daemon.io.postgres.session import open_session
+from pgcachewatch_daemon.sql.journal import is_free_sql
 from tests.postgres import Database
 from tests.row_triggers import CHANNEL, RowTriggers
 
@@ -82,6 +85,18 @@ async def test_a_session_that_was_lost_goes_on_where_it_was(rows: RowTriggers) -
     assert keys(opened.rows) == ["2"]
 
 
+async def test_the_statement_is_planned_once_in_a_session_and_not_for_each_poll(rows: RowTriggers) -> None:
+    one = reader()
+    connection = await open_session(rows.database.dsn, SourceOptions())
+    rows.database.connections.append(connection)
+    await one.open(connection)
+    for number in range(7):
+        await insert(rows.writer, number)
+        assert len(await one.poll() or ()) == 1
+    planned = "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%journal%' AND name <> ''"
+    assert await connection.fetchval(planned) >= 2
+
+
 async def test_another_reader_begins_with_the_past_and_higher_sequences(rows: RowTriggers) -> None:
     for number in range(5):
         await insert(rows.writer, number)
@@ -138,14 +153,18 @@ async def test_a_session_that_ends_while_another_journal_is_begun_does_not_go_on
 
 
 async def test_it_takes_the_lock_while_rows_come_and_sleeps_when_none_do(rows: RowTriggers) -> None:
-    one = JournalReader(WakeOptions(linger_s=0.05), 100, asyncio.get_running_loop().time)
+    one = JournalReader(WakeOptions(linger_s=0.05, burst=0), 100, asyncio.get_running_loop().time)
     await one.open(await rows.database.connect())
     await insert(rows.writer, 1)
+    await one.poll()
+    await one.act()
+    assert not await rows.writer.fetchval(is_free_sql())
     async with asyncio.timeout(30):
         while one.stats.state != "asleep":
             await one.poll()
             await one.act()
             await asyncio.sleep(0.005)  # the pace of polling
+    assert await rows.writer.fetchval(is_free_sql())
     one.woken()
     assert one.stats.wakes == 1
     await insert(rows.writer, 2)

@@ -57,6 +57,33 @@ async def test_a_loopback_and_tokens_are_told_behind_the_rows_of_the_next_poll(r
     assert again == ([], Waiting()), "it is not due, and nobody waits any more"
 
 
+async def test_a_notification_that_comes_while_it_polls_has_it_poll_again(rows: RowTriggers) -> None:
+    clock = Clock()
+    feed, connection = JournalFeed(JournalOptions(), clock=clock), await rows.database.connect()
+    await feed.open(connection)
+    await feed.step(connection)
+    feed.woken()
+    await feed.after(connection)
+    assert feed.due_s <= clock.now_s
+    await feed.step(connection)
+    await feed.after(connection)
+    assert feed.due_s > clock.now_s
+
+
+async def test_a_relay_that_takes_the_lock_has_those_awake_that_are_asleep(rows: RowTriggers) -> None:
+    clock = Clock()
+    feed, connection = JournalFeed(JournalOptions(), clock=clock), await rows.database.connect()
+    await feed.open(connection)
+    while feed.stats.state != "asleep":
+        clock.now_s += 1.0
+        await feed.step(connection)
+        await feed.after(connection)
+    feed.woken(is_rival=True)
+    await feed.step(connection)
+    await feed.after(connection)
+    assert feed.stats.state == "awake"
+
+
 async def test_what_waited_for_a_session_that_was_lost_is_forgotten(rows: RowTriggers) -> None:
     feed = JournalFeed(JournalOptions(), clock=Clock())
     await feed.open(await rows.database.connect())
