@@ -1,7 +1,7 @@
-"""What the primary says to all workers: gathered, encoded once, journalled, and written to each link as the same bytes.
+"""What the primary says to all workers: gathered, encoded once, kept, and written to each link as the same bytes.
 
 Whatever is said in one iteration of the loop leaves at its end, or at once when somebody waits for it; changes and all
-else keep their order. Bound: RUN_CHANGES changes to a frame, which is also how finely the journal forgets.
+else keep their order. Bound: RUN_CHANGES changes to a frame, which is also how finely the handover forgets.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from pgcachewatch_daemon.workers.framing import encode
-from pgcachewatch_daemon.workers.journal import Journal
+from pgcachewatch_daemon.workers.handover import Handover
 from pgcachewatch_daemon.workers.messages import Change, Changes, FromPrimary
 
 RUN_CHANGES = 500
@@ -19,8 +19,8 @@ RUN_CHANGES = 500
 class Dispatch:
     """`write` hands frames to each link; the second argument says whether they are bulk (see link)."""
 
-    def __init__(self, journal: Journal, write: Callable[[list[bytes], bool], None]) -> None:
-        self._journal = journal
+    def __init__(self, handover: Handover, write: Callable[[list[bytes], bool], None]) -> None:
+        self._handover = handover
         self._write = write
         self._gathered: list[list[Change] | FromPrimary] = []
         self._run: list[Change] = []  # the last of what is gathered, while it is changes
@@ -61,7 +61,7 @@ class Dispatch:
                 messages = []
             frame = encode([Changes(each)])
             seq, at_s = each[-1][0], each[-1][1]
-            self._journal.append(frame, seq=seq, events=len(each), at_s=at_s)
+            self._handover.append(frame, seq=seq, events=len(each), at_s=at_s)
             frames.append(frame)
         if messages:
             frames.append(encode(messages))

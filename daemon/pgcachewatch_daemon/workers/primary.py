@@ -47,7 +47,7 @@ from pgcachewatch_daemon.unreadable import UnreadableLog
 from pgcachewatch_daemon.workers.channels import SharedChannels
 from pgcachewatch_daemon.workers.dispatch import Dispatch
 from pgcachewatch_daemon.workers.framing import encode
-from pgcachewatch_daemon.workers.journal import Journal
+from pgcachewatch_daemon.workers.handover import Handover
 from pgcachewatch_daemon.workers.member import Member
 from pgcachewatch_daemon.workers.messages import (
     AS_READ,
@@ -138,8 +138,8 @@ class PrimaryRelay:
         )
         self._backplane = MemoryBackplane(lambda: secrets.token_hex(8))
         self._began = Begin(self._backplane.position.epoch, 0)
-        self._journal = Journal(options.history)
-        self._dispatch = Dispatch(self._journal, self._write)
+        self._handover = Handover(options.history)
+        self._dispatch = Dispatch(self._handover, self._write)
         self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
         self._channels = SharedChannels(
             self._source, default=options.channel, head=lambda: self._backplane.position.seq, tell=self._dispatch.say
@@ -344,7 +344,7 @@ class PrimaryRelay:
         start = Position(journal.epoch, journal.first_seq) if journal is not None else None
         position = self._backplane.new_epoch(self._last_loss, start)
         self._epoch_changes[self._last_loss] += 1
-        self._journal.begin_after(position.seq)
+        self._handover.begin_after(position.seq)
         self._began = Begin(position.epoch, position.seq, journal.floor if journal is not None else None)
         return self._began
 
@@ -436,8 +436,10 @@ class PrimaryRelay:
             began_s=self._look_began_s,
         )
         # What was forgotten may be what a client of another life of the relay has missed.
-        begin = self._began if self._journal.floor == self._began.floor else Begin(position.epoch, self._journal.floor)
-        member.write([encode([begin]), *self._journal.frames, encode([here])], is_bulk=True)
+        begin = (
+            self._began if self._handover.floor == self._began.floor else Begin(position.epoch, self._handover.floor)
+        )
+        member.write([encode([begin]), *self._handover.frames, encode([here])], is_bulk=True)
         member.is_following = True
 
     def _gone(self, member: Member) -> None:
@@ -457,7 +459,7 @@ class PrimaryRelay:
     def _readings(self) -> Mapping[str, Reading]:
         now_s = time.monotonic()
         proven_ms = self._loopback.last_as_of_ms
-        journal = self._journal
+        handover = self._handover
         return source_readings(
             self._source.stats,
             is_up=self._source.is_up,
@@ -467,6 +469,6 @@ class PrimaryRelay:
             inspection=self._inspection,
             catalogue=self._watcher.stats,
             epoch_changes=self._epoch_changes,
-            log=LogReading(journal.events, journal.size_bytes, journal.oldest_age_s(now_s)),
+            log=LogReading(handover.events, handover.size_bytes, handover.oldest_age_s(now_s)),
             workforce=Workforce(len(self._staff.serving), self._staff.restarts, self._scrapes.silences),
         ) | {"event_loop_lag_seconds": self._lag.seconds}

@@ -1,4 +1,4 @@
-"""What is said to all keeps its order, and the journal holds the changes as they were said."""
+"""What is said to all keeps its order, and the handover holds the changes as they were said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import datetime
 from pgcachewatch_daemon.core.history import HistoryLimits
 from pgcachewatch_daemon.workers.dispatch import RUN_CHANGES, Dispatch
 from pgcachewatch_daemon.workers.framing import Decoder
-from pgcachewatch_daemon.workers.journal import Journal
+from pgcachewatch_daemon.workers.handover import Handover
 from pgcachewatch_daemon.workers.messages import AS_READ, Change, Changes, ClosePlain, Message, TokensSettled
 
 AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -20,10 +20,10 @@ def change(seq: int) -> Change:
 
 class Stage:
     def __init__(self) -> None:
-        self.journal = Journal(HistoryLimits())
+        self.handover = Handover(HistoryLimits())
         self.writes: list[list[bytes]] = []
         self.bulk: list[bool] = []
-        self.dispatch = Dispatch(self.journal, self._write)
+        self.dispatch = Dispatch(self.handover, self._write)
 
     def _write(self, frames: list[bytes], is_bulk: bool) -> None:
         self.writes.append(frames)
@@ -63,15 +63,15 @@ async def test_what_somebody_waits_for_leaves_at_once_and_not_again() -> None:
     assert stage.heard == [TokensSettled(), Changes([change(1)])]
 
 
-async def test_the_journal_has_the_changes_alone_in_the_very_frames() -> None:
+async def test_the_handover_has_the_changes_alone_in_the_very_frames() -> None:
     stage = Stage()
     for each in (1, 2):
         stage.dispatch.change(change(each))
         stage.dispatch.say(TokensSettled())
     stage.dispatch.flush()
-    assert Decoder().feed(b"".join(stage.journal.frames)) == [Changes([change(1)]), Changes([change(2)])]
-    assert (stage.journal.events, stage.journal.floor) == (2, 0)
-    assert all(frame in stage.writes[0] for frame in stage.journal.frames)
+    assert Decoder().feed(b"".join(stage.handover.frames)) == [Changes([change(1)]), Changes([change(2)])]
+    assert (stage.handover.events, stage.handover.floor) == (2, 0)
+    assert all(frame in stage.writes[0] for frame in stage.handover.frames)
 
 
 async def test_a_burst_leaves_in_frames_of_a_bounded_number_of_changes() -> None:

@@ -25,13 +25,13 @@ class Chapter:
     frame: bytes
 
 
-class Journal:
+class Handover:
     """Frames in order, the oldest given up first.
 
-    >>> journal = Journal(HistoryLimits(events=2))
+    >>> handover = Handover(HistoryLimits(events=2))
     >>> for seq in (1, 2, 3):
-    ...     journal.append(b"%d" % seq, seq=seq, events=1, at_s=0.0)
-    >>> journal.floor, journal.frames
+    ...     handover.append(b"%d" % seq, seq=seq, events=1, at_s=0.0)
+    >>> handover.floor, handover.frames
     (1, [b'2', b'3'])
     """
 
