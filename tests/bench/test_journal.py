@@ -45,6 +45,7 @@ ROWS = 10_000
 PROBE = "0"  # a key that pgbench does not write
 
 MODES = ("direct", "journal")
+LISTENER = Path(__file__).with_name("listener.py")
 
 
 @pytest.fixture
@@ -136,13 +137,6 @@ async def test_a_commit_is_told_as_soon_in_journal_mode_at_a_low_rate(rows: RowT
     assert len(taken_us["journal"]) == len(taken_us["direct"]) == SLICES * EVENTS_PER_SLICE
 
 
-async def read_everything(relay: RelayProcess) -> asyncio.subprocess.Process:
-    """A client in a process of its own, whose output nobody reads."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pgcachewatch", "tail", "--url", relay.url, stdout=subprocess.DEVNULL
-    )
-
-
 async def loaded(rows: RowTriggers, probe: Probe, script: Path, commits_per_s: int) -> tuple[float, list[float]]:
     """pgbench at that rate for a while; what it reached, and what the probe saw meanwhile."""
     pgbench = await asyncio.create_subprocess_exec(
@@ -168,7 +162,7 @@ async def test_a_commit_is_told_soon_under_load(rows: RowTriggers, tmp_path: Pat
     script = tmp_path / "load.sql"
     script.write_text(f"\\set id random(1, {ROWS})\nUPDATE journal SET v = v + 1 WHERE id = :id;\n")
     async with RelayProcess(rows.database.dsn) as relay, probing(rows, relay) as probe:
-        reader = await read_everything(relay)
+        reader = await asyncio.create_subprocess_exec(sys.executable, str(LISTENER), relay.url)
         try:
             await eventually(lambda: clients_of(relay) == 2)
             sys.stdout.write("\nCOMMIT to frame under load, two clients, goal at 5,000/s: p50 <= 15,000 us\n")

@@ -29,6 +29,10 @@ async def open_session(dsn: str | None, options: SourceOptions) -> asyncpg.Conne
             # behind that waits for that lock.
             "lock_timeout": str(int(options.overdue_s * 1_000)),
             "statement_timeout": "0",
+            # The poll of the journal is planned once, maybe while that is empty: the plan has to be good for a full one.
+            # To rule scans out makes it look so dear that it would be compiled, which takes a thousand times as long.
+            "enable_seqscan": "off",
+            "jit": "off",
             "idle_in_transaction_session_timeout": "0",
             # The server ends this session by itself when the relay's host is gone or stopped.
             "tcp_user_timeout": str(int(options.tcp_user_timeout_s * 1_000)),

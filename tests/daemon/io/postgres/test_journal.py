@@ -97,6 +97,29 @@ async def test_the_statement_is_planned_once_in_a_session_and_not_for_each_poll(
     assert await connection.fetchval(planned) >= 2
 
 
+@pytest.mark.every_server
+async def test_the_plan_that_was_made_of_an_empty_journal_is_good_for_a_full_one(rows: RowTriggers) -> None:
+    await rows.writer.execute("VACUUM ANALYZE")
+    one = reader()
+    connection = await open_session(rows.database.dsn, SourceOptions())
+    rows.database.connections.append(connection)
+    await one.open(connection)
+    for _ in range(7):
+        await one.poll()
+    await rows.writer.execute(
+        "INSERT INTO pgcachewatch.journal (xid, shape, rel, op) "
+        "SELECT pg_current_xact_id(), 1, 1, 'u' FROM generate_series(1, 50000)"
+    )
+    name = await connection.fetchval("SELECT name FROM pg_prepared_statements WHERE name LIKE 'journal%'")
+    high = 2**62
+    lines = await connection.fetch(f"EXPLAIN (ANALYZE, COSTS OFF) EXECUTE {name} ('{high}', ARRAY['{high}'])")
+    text = "\n".join([line[0] for line in lines])
+
+    assert text.count("Index Scan using journal_xid") == 2, text
+    assert "Rows Removed by Filter" not in text
+    assert "JIT" not in text
+
+
 async def test_another_reader_begins_with_the_past_and_higher_sequences(rows: RowTriggers) -> None:
     for number in range(5):
         await insert(rows.writer, number)
