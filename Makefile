@@ -70,6 +70,10 @@ bench-triggers:  ## What triggers cost writers: none, the original's, row by row
 bench-writers:  ## Commits per second of 1 to 32 writers: no trigger, the original's, direct, journal
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_writers.py
 
+.PHONY: bench-journal
+bench-journal:  ## Journal mode: latency beside direct, under load, a relay's CPU, and its restart with 1,000 clients
+	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_journal.py tests/bench/test_journal_restart.py
+
 .PHONY: bench-hitratio
 bench-hitratio:  ## How many database reads a cache saves: the original, by table, by row
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_hit_ratio.py
