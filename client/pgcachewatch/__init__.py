@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from pgcachewatch.core.dependencies import Result, Row, Table, Tag
     from pgcachewatch.core.keys import Ignore
     from pgcachewatch.errors import PGCacheWatchError
-    from pgcachewatch.models import Event, Gap, Position, Scope
+    from pgcachewatch.models import ConsumedEvent, Event, Gap, Position, Scope
     from pgcachewatch.strategies import Greedy, Timed, Windowed
 
 __all__ = [
     "Cache",
     "Client",
+    "ConsumedEvent",
     "Event",
     "Gap",
     "Greedy",
@@ -64,6 +65,7 @@ _HOMES = {
     "Table": "pgcachewatch.core.dependencies",
     "Tag": "pgcachewatch.core.dependencies",
     "PGCacheWatchError": "pgcachewatch.errors",
+    "ConsumedEvent": "pgcachewatch.models",
     "Event": "pgcachewatch.models",
     "Gap": "pgcachewatch.models",
     "Position": "pgcachewatch.models",

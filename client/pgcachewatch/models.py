@@ -34,6 +34,7 @@ GapReason = Literal[
     "chain_broken",  # a message did not follow its predecessor
     "table_wide",  # too many keys, or a key that does not fit: the whole table
     "forced",  # somebody asked for a flush
+    "pruned",  # the journal does not have any more what came after the last place
 ]
 
 
@@ -96,6 +97,13 @@ class Event(pydantic.BaseModel):
         return self.received_at - self.sent_at
 
 
+class ConsumedEvent(Event):
+    """An event of a durable consumer. It has the same `id` each time; `tries` counts the deliveries, from 1."""
+
+    id: str
+    tries: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A place in the log of one epoch. Two positions compare only within one epoch."""
@@ -143,8 +151,12 @@ EVERYTHING = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Continuity can not be proven for `scope`: whatever it covers may have changed."""
+    """Continuity can not be proven for `scope`: whatever it covers may have changed.
+
+    `since` is when it was proven last, by the database's clock, where that is known: for durable consumers.
+    """
 
     scope: Scope
     reason: GapReason
     detail: str = ""
+    since: datetime.datetime | None = None

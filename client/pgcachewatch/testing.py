@@ -365,6 +365,12 @@ class _FakeLink:
                 self.cut(code, reason)
             case relay_session.TokenOffered() | relay_session.Acknowledged():
                 pass
+            case relay_session.TakerJoined(_, consume):
+                self._session.refused(consume.id)
+                text = "a fake relay has no database to keep a consumer's place in"
+                self.push(codec.encode(messages.Err(id=consume.id, code="no_consumers", message=text)))
+            case relay_session.JobsDone() | relay_session.JobsFailed():
+                pass
 
     def _open(self, hello: messages.Hello, subscriptions: Sequence[relay_session.Subscription]) -> None:
         epoch, head = self._relay.head

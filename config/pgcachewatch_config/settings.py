@@ -116,6 +116,27 @@ class Settings(BaseSettings):
         "no event is declared changed each time: caches of it are older than their bound by no more than this.",
     )
 
+    consumer_timeout_s: Seconds = option(
+        30.0,
+        "Consumers",
+        "Time that a client has for one job of a durable consumer. Then it goes to another, and counts as tried.",
+    )
+    consumer_tries: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
+        5, "Consumers", "Times that a job is tried; then it goes into pgcachewatch.dead_letters."
+    )
+    consumer_retry_s: Seconds = option(
+        1.0, "Consumers", "Pause before a job that a client gave back is given again. It doubles with each try."
+    )
+    consumer_hold_s: Seconds = option(
+        3_600.0,
+        "Consumers",
+        "How long the journal keeps rows, beyond journal_retention_s, for a consumer that does not acknowledge them. "
+        "Behind that, and beyond journal_rows_limit, it is told of a gap.",
+    )
+    consumers_limit: Annotated[int, pydantic.Field(ge=0, le=10_000)] = option(
+        100, "Consumers", "Durable consumers in use at one time. Each of them reads the journal by itself. 0: none."
+    )
+
     heartbeat_s: Seconds = option(
         0.5,
         "Freshness",

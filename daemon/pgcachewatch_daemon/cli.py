@@ -24,6 +24,7 @@ from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config.reference import render_help
 from pgcachewatch_config.settings import CONFIG_VARIABLE, Settings, flag, load
 from pgcachewatch_daemon.core.admission import AdmissionLimits
+from pgcachewatch_daemon.core.consumers import ConsumerLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
 from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
@@ -31,6 +32,7 @@ from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.workers.primary import CAN_HAVE_WORKERS, PrimaryRelay
@@ -89,6 +91,7 @@ def relay_options(settings: Settings) -> RelayOptions:
                 history_rows=settings.history_events,
                 retention_s=settings.journal_retention_s,
                 rows_limit=settings.journal_rows_limit,
+                hold_s=settings.consumer_hold_s,
             ),
         ),
         catalogue=CatalogueOptions(
@@ -115,7 +118,15 @@ def relay_options(settings: Settings) -> RelayOptions:
             connections=settings.connections_limit,
             connections_per_address=settings.connections_per_address_limit,
         ),
+        consumers=_consumer_options(settings),
     )
+
+
+def _consumer_options(settings: Settings) -> ConsumerOptions:
+    limits = ConsumerLimits(
+        timeout_s=settings.consumer_timeout_s, tries=settings.consumer_tries, retry_s=settings.consumer_retry_s
+    )
+    return ConsumerOptions(limits, consumers=settings.consumers_limit)
 
 
 def _settings(arguments: list[str]) -> Settings:

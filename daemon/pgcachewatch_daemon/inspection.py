@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgcachewatch.models import EVERYTHING, Event, Gap, Scope
+from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
 from pgcachewatch_daemon.sql.catalogue import Catalogue
@@ -63,7 +64,7 @@ class Publisher(Protocol):
 class Inspection:
     """`channel` is the relay's default one, `now_s` its monotonic clock, `hasten` asks for a look.
 
-    `retyped` is called with the names of tables whose columns are not what they were.
+    `retyped` is called with the names of tables whose columns are not what they were, `doubted` with each gap.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Inspection:
         now_s: Callable[[], float],
         hasten: Callable[[], None],
         retyped: Callable[[frozenset[str]], None],
+        doubted: Callable[[Gap], None] = lambda gap: None,
     ) -> None:
         self.stats = InspectionStats()
         self._hub = hub
@@ -81,6 +83,7 @@ class Inspection:
         self._now_s = now_s
         self._hasten = hasten
         self._retyped = retyped
+        self._doubted = doubted
         self.has_looked = asyncio.Event()
         self._last: Assessment | None = None
         self._read_at_s = 0.0
@@ -147,12 +150,15 @@ class Inspection:
         sent_at = datetime.datetime.now(tz=datetime.UTC).isoformat()
         payload = {"operation": "update", "table": doubt.table, "schema": doubt.schema, "sent_at": sent_at}
         channel = doubt.channel or self._channel
+        self._doubted(gap)
         self._hub.publish(gap, channel=channel, payload=json.dumps(payload), now_s=self._now_s())
 
     def _publish_everything(self) -> None:
         self.stats.gaps += 1
         detail = "too many tables may have changed without an event"
-        self._hub.publish(Gap(EVERYTHING, "forced", detail), channel="", payload="", now_s=self._now_s())
+        gap = Gap(EVERYTHING, "forced", detail)
+        self._doubted(gap)
+        self._hub.publish(gap, channel="", payload="", now_s=self._now_s())
         self._hub.close_plain(detail)
 
     def _log(self, assessment: Assessment) -> None:
@@ -188,6 +194,23 @@ class Inspection:
             self._advised += size
             answer = self._judge(last.catalogue, subscription, has_advice=True)
         return answer
+
+    def why_not_journalled(self, want: messages.Want) -> Refusal | NotReady | None:
+        """None when the journal has each event of this."""
+        if want.table is None:
+            return Refusal("not_journalled", "a consumer is for tables in journal mode: name them")
+        shown = want.table if want.schema_name is None else f"{want.schema_name}.{want.table}"
+        channel = want.channel or self._channel
+        subscription = Subscription(0, 0, channel, want.table, want.schema_name, mode="stream")
+        if self._last is not None:
+            answer = self._judge(self._last.catalogue, subscription, has_advice=False)
+            if isinstance(answer, Accepted) and answer.is_journalled:
+                return None
+            if self._has_looked_for(subscription):
+                remedy = f"pgcachewatch install --mode journal {shown} --commit"
+                return Refusal("not_journalled", f"events of {shown!r} on {channel!r} are not journalled: {remedy}")
+        self._hasten()
+        return NotReady("the relay has not read the tables of this database yet; ask again")
 
     def _has_looked_for(self, subscription: Subscription) -> bool:
         """True when a look began after this was asked for first: a table may be a moment old."""

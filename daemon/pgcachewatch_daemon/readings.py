@@ -7,11 +7,13 @@ Together they have each row of the table once; the exposition fails loudly when 
 
 from __future__ import annotations
 
+import datetime
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.catalogue import CatalogueStats
@@ -81,6 +83,22 @@ def source_readings(
         "worker_restarts": workforce.restarts,
         "worker_silences": workforce.silences,
         "build_info": {(_version(), platform.python_version()): 1.0},
+    }
+
+
+def consumer_readings(consuming: Consuming) -> dict[str, Reading]:
+    """Of durable consumers. Their names come from clients, so none is a label."""
+    stats = consuming.stats
+    return {
+        "consumers": consuming.consumers,
+        "consumer_clients": consuming.takers,
+        "consumer_pending": consuming.pending,
+        "consumer_lag_seconds": consuming.lag_s(datetime.datetime.now(tz=datetime.UTC)),
+        "consumer_jobs": stats.jobs,
+        "consumer_redeliveries": stats.redeliveries,
+        "consumer_timeouts": stats.timeouts,
+        "consumer_dead_letters": stats.letters,
+        "consumer_gaps": stats.gaps,
     }
 
 

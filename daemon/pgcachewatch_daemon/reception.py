@@ -24,15 +24,19 @@ from pgcachewatch.protocol.relay_session import (
     BarrierRequested,
     CloseWith,
     Effect,
+    JobsDone,
+    JobsFailed,
     Opened,
     RelaySession,
     Send,
     Subscribed,
     Subscription,
+    TakerJoined,
     TokenOffered,
     Unsubscribed,
 )
 from pgcachewatch_daemon.barriers import Barriers
+from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.admission import Admission, Refuse
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Answer as Reply
@@ -89,6 +93,7 @@ class Reception:
         barriers: Barriers,
         departures: Departures,
         inspection: Inspection,
+        consuming: Consuming,
         admission: Admission,
         source: Channels,
         checks: Callable[[], Sequence[Check]],
@@ -100,6 +105,7 @@ class Reception:
         self._barriers = barriers
         self._departures = departures
         self._inspection = inspection
+        self._consuming = consuming
         self._admission = admission
         self._source = source
         self._checks = checks
@@ -232,9 +238,17 @@ class Reception:
             visitor.session.close()
         if visitor.subscriber is not None:
             self._barriers.drop(visitor.subscriber)
+            self._consuming.drop(visitor.subscriber)
             self._hub.leave(visitor.subscriber)
             visitor.subscriber.shell = None
         self._source.set_busy(bool(self.visitors))
+
+    def refuse(self, subscriber: Subscriber, error: messages.Err) -> None:
+        """Answer a request of a client that has joined with an error."""
+        visitor = subscriber.shell.visitor if isinstance(subscriber.shell, Connection) else None
+        if isinstance(visitor, Visitor) and visitor.session is not None and error.id is not None:
+            visitor.session.refused(error.id)
+            self._send(visitor, codec.encode(error))
 
     # --- entering
 
@@ -374,6 +388,9 @@ class Reception:
             case BarrierRequested():
                 assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
                 self._barriers.ask(visitor.subscriber, effect)
+            case TakerJoined() | JobsDone() | JobsFailed():
+                assert visitor.subscriber is not None, "as with a barrier"
+                self._consuming.perform(visitor.subscriber, effect)
             case CloseWith():
                 if visitor.subscriber is not None:
                     self._departures.write_own(visitor.subscriber)
@@ -470,5 +487,5 @@ class Reception:
         waiting = visitor.waited_for(sid)
         if waiting is not None:
             waiting.cancel()
-        elif visitor.subscriber is not None:
+        elif visitor.subscriber is not None and not self._consuming.leave(visitor.subscriber, sid):
             self._hub.unsubscribe(visitor.subscriber, sid)

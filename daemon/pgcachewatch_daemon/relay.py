@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Gap, Position, Scope
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon.barriers import Barriers
+from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
 from pgcachewatch_daemon.core.history import History, HistoryLimits
 from pgcachewatch_daemon.core.hub import Backplane, Hub, HubSettings
@@ -44,7 +45,8 @@ from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
-from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, source_readings
+from pgcachewatch_daemon.posts import ConsumerOptions, Desk
+from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, consumer_readings, source_readings
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
 from pgcachewatch_daemon.unreadable import UnreadableLog
 
@@ -77,6 +79,7 @@ class RelayOptions:
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     barriers: LoopbackLimits = field(default_factory=LoopbackLimits)
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    consumers: ConsumerOptions = field(default_factory=ConsumerOptions)
 
 
 class Source(Channels, Protocol):
@@ -132,13 +135,8 @@ class Relay:
             now_ms=lambda: time.monotonic() * 1_000,
             hasten=self._source.hasten,
         )
-        self._inspection = Inspection(
-            self._hub,
-            channel=options.channel,
-            now_s=time.monotonic,
-            hasten=lambda: self._watcher.hasten(),
-            retyped=lambda tables: self._reception.retyped(tables),
-        )
+        self._inspection = self._make_inspection()
+        self._consuming = self._make_consuming()
         self._watcher = self._make_watcher()
         self._reception = Reception(
             ReceptionOptions(
@@ -151,6 +149,7 @@ class Relay:
             barriers=self._barriers,
             departures=self._departures,
             inspection=self._inspection,
+            consuming=self._consuming,
             admission=self._admission,
             source=self._source,
             checks=self.checks,
@@ -167,6 +166,24 @@ class Relay:
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._draining_since_s: float | None = None
+
+    def _make_inspection(self) -> Inspection:
+        return Inspection(
+            self._hub,
+            channel=self.options.channel,
+            now_s=time.monotonic,
+            hasten=lambda: self._watcher.hasten(),
+            retyped=lambda tables: self._reception.retyped(tables),
+            doubted=lambda gap: self._consuming.doubt(gap),
+        )
+
+    def _make_consuming(self) -> Consuming:
+        desk = Desk(
+            tell=self._hub.send,
+            refuse=lambda subscriber, error: self._reception.refuse(subscriber, error),
+            why_not=self._inspection.why_not_journalled,
+        )
+        return Consuming(self.options.consumers, self.options.source, desk, now_s=time.monotonic)
 
     # --- parts that a worker has others of
 
@@ -226,6 +243,7 @@ class Relay:
         self._draining_since_s = time.monotonic()
         logger.info("relay draining grace_s=%g sockets=%d", self.options.drain_grace_s, len(self._server.connections))
         self._reception.drain()
+        self._consuming.drain()
         self._hub.say_bye(
             DRAINED, reason="the relay is going away", after_ms=0.0, jitter_ms=self.options.drain_jitter_s * 1_000
         )
@@ -241,6 +259,7 @@ class Relay:
         await self._source.close()
         await self._server.close()
         await self._reception.close()
+        await self._consuming.close()
         logger.info("relay stopped")
 
     async def __aenter__(self) -> Self:
@@ -265,6 +284,8 @@ class Relay:
             self._unreadable.note(channel, change, now_s=now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
         self._departures.published()
+        if isinstance(change, Event) and change.id is not None:
+            self._consuming.wake()
 
     def notification_failed(self, channel: str) -> None:
         gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
@@ -301,6 +322,7 @@ class Relay:
     def row_lost(self, payload: str) -> None:
         gap = Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
         self._hub.publish(gap, channel="", payload="", now_s=time.monotonic())
+        self._consuming.doubt(gap)
 
     def source_up(self, journal: Opened | None) -> None:
         now_s = time.monotonic()
@@ -359,7 +381,7 @@ class Relay:
 
     def client_readings(self) -> dict[str, Reading]:
         """Those of them that tell of clients."""
-        return client_readings(
+        return consumer_readings(self._consuming) | client_readings(
             self._hub.stats,
             self._server.stats,
             self._tokens.stats,

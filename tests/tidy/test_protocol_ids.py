@@ -87,6 +87,8 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
         ROOT / "client/pgcachewatch/protocol/relay_session.py",
         ROOT / "daemon/pgcachewatch_daemon/reception.py",
         ROOT / "daemon/pgcachewatch_daemon/barriers.py",
+        ROOT / "daemon/pgcachewatch_daemon/consuming.py",
+        ROOT / "daemon/pgcachewatch_daemon/inspection.py",
         ROOT / "daemon/pgcachewatch_daemon/sql/columns.py",
     )
 
@@ -95,7 +97,7 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
 
 def sent(path: Path) -> Iterator[str]:
     """The words given as `code` to what makes an `err`."""
-    place_of_code = {"_err": 1, "_send_error": 2, "Refusal": 0}
+    place_of_code = {"_err": 1, "_send_error": 2, "Refusal": 0, "NotServed": 0}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
         if isinstance(node, ast.Call) and called in place_of_code and node.args:

@@ -20,14 +20,17 @@ import logging
 import secrets
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
+import pydantic
+
 from pgcachewatch.aio.cache import CachedFunction
 from pgcachewatch.aio.caching import CacheKeywords, Caching, Decorator, OnDisconnect
 from pgcachewatch.aio.connection import Connection
+from pgcachewatch.aio.consuming import ConsumerFeed, ConsumerStream, OnGap
 from pgcachewatch.aio.events import EventStream, Feed, closed_error
 from pgcachewatch.aio.watch import Watch
 from pgcachewatch.core.dependencies import Tag
@@ -37,6 +40,9 @@ from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, 
 from pgcachewatch.models import OPERATIONS, Position, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.strategies import Observer
+
+DEFAULT_PREFETCH = 10
+CONSUMER_IDS_FROM = 2**41  # subscriptions, barriers and pings count from less (W-ID-1)
 
 logger = logging.getLogger("pgcachewatch")
 
@@ -96,6 +102,7 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
         self._is_closed = False
+        self._last_consumer_id = CONSUMER_IDS_FROM
         self._reported: set[str] = set()
         self._caching = Caching(
             watch,
@@ -264,19 +271,44 @@ class Client:
 
     # --- events
 
+    @overload
+    def events(
+        self, *tables: str, operations: Collection[OPERATIONS] | None = None, start: Literal["now"] = "now"
+    ) -> EventStream: ...
+
+    @overload
+    def events(
+        self,
+        *tables: str,
+        operations: Collection[OPERATIONS] | None = None,
+        consumer: str,
+        prefetch: int = DEFAULT_PREFETCH,
+        on_gap: OnGap | None = None,
+    ) -> ConsumerStream: ...
+
     def events(
         self,
         *tables: str,
         operations: Collection[OPERATIONS] | None = None,
         start: Literal["now"] = "now",
-    ) -> EventStream:
+        consumer: str | None = None,
+        prefetch: int = DEFAULT_PREFETCH,
+        on_gap: OnGap | None = None,
+    ) -> EventStream | ConsumerStream:
         """Changes of `tables` (none: of everything on the client's channels) as they are committed.
 
         Yields Event, and Gap where continuity broke: what happened there is not known, so read anew what matters. The
         stream keeps `event_buffer` events for a consumer that is slow, and a Gap for one that is slower. `async with`
         waits until the subscription is live; `async for` alone starts at once.
+
+        With `consumer`, a name of your choice, the relay keeps in the database what was acknowledged, and each event
+        comes at least once, whoever is killed meanwhile: see aio/consuming. Who gives the same name shares the events.
+        The tables must be in journal mode. `prefetch` events are sent ahead; `on_gap` is awaited where events are
+        missing, and without it EventsLost is raised there.
         """
         self._check_open("events")
+        if consumer is not None:
+            return self._consume(consumer, tables, self._operations(operations), prefetch, on_gap)
         if start != "now":
             raise ConfigurationError(
                 f"start={start!r} can not work; a stream starts now: read the past from the tables"
@@ -292,6 +324,45 @@ class Client:
 
         self._on_loop(add)
         return EventStream(feed, self._release_feed)
+
+    def _consume(
+        self, name: str, tables: Sequence[str], operations: list[OPERATIONS], prefetch: int, on_gap: OnGap | None
+    ) -> ConsumerStream:
+        if not tables:
+            raise ConfigurationError(f"consumer={name!r} can not work without tables; name those in journal mode")
+        self._last_consumer_id += 1
+        wants = [
+            messages.Want(channel=scope.channel, table=scope.table, schema_name=scope.schema)
+            for scope in table_scopes(tables, self._channels)
+        ]
+        try:
+            wish = messages.Consume(
+                id=self._last_consumer_id,
+                consumer=name,
+                wants=wants,
+                ops=[messages.OP_CODES[one] for one in operations] or None,
+                prefetch=prefetch,
+            )
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ConfigurationError(
+                f"{first['loc'][0]}={first['input']!r} of a consumer can not work: {first['msg']}"
+            ) from None
+        feed = ConsumerFeed(wish, self._connection)
+
+        def add() -> None:
+            self._watch.consumers[wish.id] = feed
+            feed.connected()
+
+        self._on_loop(add)
+        return ConsumerStream(feed, self._release_consumer, on_gap)
+
+    def _release_consumer(self, feed: ConsumerFeed) -> None:
+        def remove() -> None:
+            feed.leave()
+            self._watch.consumers.pop(feed.wish.id, None)
+
+        self._soon(remove)  # as with a stream
 
     @staticmethod
     def _operations(operations: Collection[OPERATIONS] | None) -> list[OPERATIONS]:
@@ -337,6 +408,10 @@ class Client:
         self._watch.close(closed_error("waiting"))
         for feed in list(self._feeds):
             feed.end()
+        for consumer in list(self._watch.consumers.values()):
+            consumer.forget()
+            consumer.leave()
+        self._watch.consumers.clear()
         try:
             await self._connection.close()
         finally:

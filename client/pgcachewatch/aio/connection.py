@@ -163,6 +163,26 @@ class Connection:
         self._life.send(session.barrier(identity, token))
         return True
 
+    def say(self, write: Callable[[ClientSession], str | None]) -> bool:
+        """Send what `write` makes of the session. False when there is no open one, or it makes nothing."""
+        session = self.session
+        text = write(session) if session is not None else None
+        if text is None or self._life is None:
+            return False
+        self._life.send(text)
+        return True
+
+    @property
+    def epoch(self) -> str:
+        """Of the open session's position; empty when there is none."""
+        cursor = self.session.cursor if self.session is not None else None
+        return cursor.epoch if cursor is not None else ""
+
+    def move_on(self, why: str) -> None:
+        """Leave this relay for the next one, if there is another."""
+        if self._life is not None and len(self._settings.urls) > 1:
+            self._life.move_on(why)
+
     def reconcile(self) -> None:
         """Ask for what the owner wants and was not asked for, and end what it does not want any more."""
         if self._life is not None:
@@ -308,6 +328,10 @@ class _Life:
             self._owner.subscribing(identity)
             self.send(self.session.subscribe(wanted[identity]))
         self.subscribed = set(wanted)
+
+    def move_on(self, why: str) -> None:
+        self._leaving = Leaving(4000, 0, 0)
+        self._finish(ConnectionFailed(why))
 
     def end(self) -> None:
         """Leave nothing behind, however `run` ended."""

@@ -31,7 +31,7 @@ def event_of(change: Change, sub: messages.Sub) -> Event | Gap:
     detail = change.detail or {}
     operation = messages.OPERATION_OF.get(change.op)
     if operation is None or "table" not in detail:
-        return Gap(scope, _reason(detail.get("reason")), f"item {change.op!r} names no single event")
+        return Gap(scope, reason_of(detail.get("reason")), f"item {change.op!r} names no single event")
     try:
         return Event.model_validate({**detail, "operation": operation, "channel": sub.channel})
     except pydantic.ValidationError as error:
@@ -41,7 +41,8 @@ def event_of(change: Change, sub: messages.Sub) -> Event | Gap:
 _REASONS: dict[object, GapReason] = {word: word for word in get_args(GapReason)}
 
 
-def _reason(word: object) -> GapReason:
+def reason_of(word: object) -> GapReason:
+    """One of the words of a Gap; `unreadable` for any other."""
     return _REASONS.get(word, "unreadable") if isinstance(word, str) else "unreadable"
 
 

@@ -21,6 +21,7 @@ from typing import Protocol, assert_never
 
 from pgcachewatch.aio.barriers import Barriers
 from pgcachewatch.aio.connection import Connection
+from pgcachewatch.aio.consuming import ConsumerFeed
 from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.freshness import Freshness
 from pgcachewatch.core.snapshots import Snapshot
@@ -29,11 +30,12 @@ from pgcachewatch.core.trust import NEVER, Trust
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError, Refused
 from pgcachewatch.models import EVERYTHING, Gap, Position
 from pgcachewatch.protocol import client_session as deliveries
-from pgcachewatch.protocol import messages
+from pgcachewatch.protocol import client_takers, messages
 from pgcachewatch.protocol.transitions import Trust as TrustState
 
 logger = logging.getLogger("pgcachewatch")
 
+ELSEWHERE = "consumer_elsewhere"  # the err code of a consumer that another relay serves
 RETRY_REFUSED_S = 1.0  # when the relay refuses a subscription for now, and does not say for how long
 REFUSALS_KEPT = 20
 UNDECLARABLE = frozenset({"unknown_table", "unknown_column", "unusable_column"})  # err codes that a declaration earns
@@ -147,6 +149,7 @@ class Watch:
         self.subscriptions = Subscriptions()
         self.barriers = Barriers(self._send_barrier, self._missing)
         self.caches: list[CacheReader] = []
+        self.consumers: dict[int, ConsumerFeed] = {}  # by the id of their request
         self.position: Position | None = None
         self.gaps = 0
         self.resumes = 0
@@ -232,6 +235,8 @@ class Watch:
         """Nothing will be heard any more: `error` to all who wait; every cache runs its function from here on."""
         self.stopped_by = self.stopped_by or error
         self.barriers.fail(error)
+        for feed in self.consumers.values():
+            feed.end(error)
         for future in self._waiters:
             if not future.done():
                 future.set_exception(error)
@@ -268,6 +273,8 @@ class Watch:
             logger.warning("%s; hits go on for %.1f s at most", error, max(0.0, self._lease_left_s()))
         self.last_error = error
         self.freshness.doubt()
+        for feed in self.consumers.values():
+            feed.lost()
 
     def broke(self) -> None:
         self.gaps += 1
@@ -304,6 +311,8 @@ class Watch:
                 self.freshness.doubt()
             case deliveries.Rejected():
                 self._reject(delivery)
+            case client_takers.Admitted() | client_takers.JobGiven() | client_takers.JobsTaken():
+                self._tell_consumer(delivery)
             case deliveries.Leaving() | deliveries.CloseWith():
                 pass  # the connection acts on these
             case _:
@@ -315,6 +324,8 @@ class Watch:
         else:
             self.subscriptions.all_dark()
         self.barriers.connected(is_resumed=opened.resumed)
+        for feed in self.consumers.values():
+            feed.connected()
         self._wake()
 
     def _granted(self, granted: deliveries.Granted) -> None:
@@ -342,6 +353,9 @@ class Watch:
         text = f"the relay refused: {rejected.code}: {rejected.message}"
         if self.barriers.rejected(rejected):
             return
+        if rejected.id in self.consumers:
+            self._reject_consumer(self.consumers[rejected.id], rejected)
+            return
         is_declaration = rejected.code in UNDECLARABLE
         self.last_error = ConfigurationError(rejected.message) if is_declaration else ConnectionFailed(text)
         if text not in self.refusals:
@@ -357,6 +371,40 @@ class Watch:
         elif is_declaration:
             asyncio.get_running_loop().call_later(DECLARE_AGAIN_S, self._retry, rejected.id)
         self._wake()
+
+    def _tell_consumer(self, told: client_takers.Admitted | client_takers.JobGiven | client_takers.JobsTaken) -> None:
+        feed = self.consumers.get(told.id)
+        if feed is None:
+            return  # it has left, and the relay will hear of it
+        match told:
+            case client_takers.Admitted():
+                feed.admitted()
+            case client_takers.JobGiven():
+                feed.given(told.job)
+            case client_takers.JobsTaken():
+                feed.taken(told.ids)
+            case _:
+                assert_never(told)
+
+    def _reject_consumer(self, feed: ConsumerFeed, rejected: deliveries.Rejected) -> None:
+        text = f"consumer {feed.wish.consumer!r}: the relay refused: {rejected.code}: {rejected.message}"
+        self.last_error = ConnectionFailed(text) if rejected.may_retry else ConfigurationError(text)
+        if text not in self.refusals:
+            self.refusals = [*self.refusals, text][-REFUSALS_KEPT:]
+            logger.warning("%s", text)
+        feed.refused(self.last_error, may_retry=rejected.may_retry)
+        if rejected.may_retry:
+            after_s = RETRY_REFUSED_S if rejected.after_ms is None else rejected.after_ms / 1000
+            asyncio.get_running_loop().call_later(after_s, self._retry_consumer, feed, rejected.code)
+
+    def _retry_consumer(self, feed: ConsumerFeed, code: str) -> None:
+        if feed.is_admitted or self.consumers.get(feed.wish.id) is not feed or self._connection is None:
+            return
+        # Not from where another consumer is served: two of them would drive the client to and fro.
+        if code == ELSEWHERE and not any(each.is_admitted for each in self.consumers.values()):
+            self._connection.move_on(f"consumer {feed.wish.consumer!r} is served by another relay")
+        if not feed.is_asking:
+            feed.connected()
 
     def _retry(self, identity: int) -> None:
         self.subscriptions.retry(identity)

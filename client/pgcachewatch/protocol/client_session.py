@@ -26,6 +26,7 @@ from typing import NamedTuple
 from pgcachewatch.errors import ProtocolError
 from pgcachewatch.models import EVERYTHING, GapReason, Position, Scope
 from pgcachewatch.protocol import codec, messages
+from pgcachewatch.protocol.client_takers import Admitted, ClientTakers, JobGiven, JobsTaken
 from pgcachewatch.protocol.transitions import CLIENT_ACCEPTS, ClientState
 
 OUTSTANDING_PINGS = 8
@@ -167,6 +168,9 @@ Delivery = (
     | Rejected
     | Leaving
     | CloseWith
+    | Admitted
+    | JobGiven
+    | JobsTaken
 )
 
 
@@ -196,6 +200,7 @@ class ClientSession:
     ) -> None:
         self.state = ClientState.AWAIT_WELCOME
         self.cursor = resume
+        self.takers = ClientTakers()
         self.place = place  # in the journal; None when there is none, or no mark showed it yet
         self._resume = resume
         self._subscriptions = {sub.id: sub for sub in subscriptions}
@@ -382,6 +387,10 @@ class ClientSession:
                 self._err(message, out)
             case messages.Bye():
                 out.append(Leaving(message.code, message.after_ms, message.jitter_ms))
+            case messages.Job() | messages.Taken():
+                told = self.takers.told(message)
+                if told is not None:
+                    out.append(told)
 
     def _welcome(self, welcome: messages.Welcome, out: list[Delivery]) -> None:
         out.append(Opened(welcome.resumed, welcome.node, welcome.hb_ms / 1000))
@@ -396,6 +405,10 @@ class ClientSession:
     def _subok(self, subok: messages.Subok, out: list[Delivery]) -> None:
         if subok.sid in self._id_of or subok.sid in self._ended:
             raise ProtocolError(f"sid {subok.sid} was given twice", rule="W-SUB-2")
+        admitted = self.takers.admitted(subok)
+        if admitted is not None:
+            out.append(admitted)
+            return
         self._id_of[subok.sid] = subok.id
         if subok.id not in self._subscriptions:  # ended while the answer was under way
             self._end(subok.sid)
@@ -444,6 +457,7 @@ class ClientSession:
     def _err(self, err: messages.Err, out: list[Delivery]) -> None:
         if err.id is not None:
             self._subscriptions.pop(err.id, None)
+            self.takers.forget(err.id)
         out.append(Rejected(err.id, err.code, err.message, err.retry, err.after_ms))
 
     def _check_chain(self, previous: int, seq: int) -> Position:

@@ -30,10 +30,17 @@ NAME_LENGTH = 200
 TOKEN_LENGTH = 16_384
 TOKEN_CHANNEL = "pgcachewatch_token"  # a token of a barrier is notified here, inside the transaction it stands for
 SNAPSHOT_LENGTH = 2_000  # of a mark: about a hundred transactions that run; above, the relay widens it
+CONSUMER_LENGTH = 200
+WANTS_PER_CONSUMER = 100
+JOBS_PER_TAKER = 100  # that a client has at one time
+JOB_LENGTH = 80
+DONE_REPEATED = 2 * JOBS_PER_TAKER  # ids that a client that comes back repeats
+REASON_LENGTH = 1_000
 SEQ_MAX = 2**53 - 1  # the largest integer every JSON reader keeps exact
 
-OpCode = Literal["i", "u", "d", "t", "*"]
-OP_CODES: dict[str, OpCode] = {"insert": "i", "update": "u", "delete": "d", "truncate": "t"}
+Operation = Literal["i", "u", "d", "t"]
+OpCode = Operation | Literal["*"]
+OP_CODES: dict[str, Operation] = {"insert": "i", "update": "u", "delete": "d", "truncate": "t"}
 OPERATION_OF: dict[str, str] = {code: operation for operation, code in OP_CODES.items()}
 Mode = Literal["invalidate", "stream"]
 
@@ -60,6 +67,8 @@ BarrierToken = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{32}$")]
 SnapshotText = Annotated[
     str, pydantic.Field(max_length=SNAPSHOT_LENGTH, pattern=r"^[0-9]{1,20}:[0-9]{1,20}:([0-9]{1,20}(,[0-9]{1,20})*)?$")
 ]
+JobId = Annotated[str, pydantic.Field(min_length=1, max_length=JOB_LENGTH, pattern=r"^[0-9A-Za-z:._-]+$")]
+ConsumerName = Annotated[str, pydantic.Field(min_length=1, max_length=CONSUMER_LENGTH, pattern=r"^[^\x00]+$")]
 Milliseconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
@@ -144,6 +153,48 @@ class Auth(Message):
 class Ack(Message):
     t: Literal["ack"] = "ack"
     s: Seq
+
+
+class Want(Message):
+    """What a consumer is for. Each None widens, as in Sub."""
+
+    channel: Channel | None = None
+    table: Annotated[str, pydantic.Field(min_length=1, max_length=200)] | None = None
+    schema_name: str | None = pydantic.Field(default=None, alias="schema", min_length=1, max_length=200)
+    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+
+
+class Consume(Message):
+    """Take part in a durable consumer, with up to `prefetch` jobs at one time (W-CONSUMER-1).
+
+    `done` and `held` are of the connection before this one (W-CONSUMER-7).
+    """
+
+    t: Literal["consume"] = "consume"
+    id: RequestId
+    consumer: ConsumerName
+    wants: Annotated[list[Want], pydantic.Field(min_length=1, max_length=WANTS_PER_CONSUMER)]
+    ops: Annotated[list[Literal["i", "u", "d", "t"]], pydantic.Field(min_length=1, max_length=4)] | None = None
+    prefetch: Annotated[int, pydantic.Field(ge=1, le=JOBS_PER_TAKER)] = 1
+    done: Annotated[list[JobId], pydantic.Field(max_length=DONE_REPEATED)] = []
+    held: JobId | None = None
+
+
+class Done(Message):
+    """These jobs were handled. Without any: more may be given."""
+
+    t: Literal["done"] = "done"
+    sid: Annotated[int, pydantic.Field(ge=1)]
+    ids: Annotated[list[JobId], pydantic.Field(max_length=JOBS_PER_TAKER)]
+
+
+class Failed(Message):
+    """These were not, and may be given to anybody. `reason` is for people."""
+
+    t: Literal["failed"] = "failed"
+    sid: Annotated[int, pydantic.Field(ge=1)]
+    ids: Annotated[list[JobId], pydantic.Field(max_length=JOBS_PER_TAKER)]
+    reason: Annotated[str, pydantic.Field(max_length=REASON_LENGTH)] = ""
 
 
 # --- relay to client
@@ -264,5 +315,24 @@ class Bye(Message):
     jitter_ms: Milliseconds = 0
 
 
-ClientMessage = Hello | Sub | Unsub | Barrier | Ping | Auth | Ack
-RelayMessage = Welcome | Subok | Ev | Mark | Stale | Reset | Barrierok | Pong | Err | Bye
+class Job(Message):
+    """An event of a consumer, or with `op` `*` a gap, to be acknowledged. `tries` counts this one."""
+
+    t: Literal["job"] = "job"
+    sid: Annotated[int, pydantic.Field(ge=1)]
+    id: JobId
+    tries: Annotated[int, pydantic.Field(ge=1)]
+    op: OpCode
+    detail: dict[str, Any]  # the event's own content, read where it is used
+
+
+class Taken(Message):
+    """These jobs are not this client's any more."""
+
+    t: Literal["taken"] = "taken"
+    sid: Annotated[int, pydantic.Field(ge=1)]
+    ids: list[JobId]
+
+
+ClientMessage = Hello | Sub | Unsub | Barrier | Ping | Auth | Ack | Consume | Done | Failed
+RelayMessage = Welcome | Subok | Ev | Mark | Stale | Reset | Barrierok | Pong | Err | Bye | Job | Taken

@@ -85,6 +85,31 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class TakerJoined:
+    """Let this connection take part in a consumer. Each of its wants names a channel."""
+
+    sid: int
+    consume: messages.Consume
+
+
+@dataclass(frozen=True, slots=True)
+class JobsDone:
+    """Jobs were handled. `sid` may be of a consumer that this connection does not take part in any more."""
+
+    sid: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobsFailed:
+    """Jobs were given back."""
+
+    sid: int
+    ids: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CloseWith:
     """Write what is queued, then close the WebSocket with this code and reason."""
 
@@ -92,7 +117,10 @@ class CloseWith:
     reason: str
 
 
-Effect = Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith
+TakerEffect = TakerJoined | JobsDone | JobsFailed
+Effect = (
+    Send | Opened | Subscribed | Unsubscribed | BarrierRequested | TokenOffered | Acknowledged | CloseWith | TakerEffect
+)
 
 
 class RelaySession:
@@ -187,6 +215,12 @@ class RelaySession:
                 return [TokenOffered(message.token)]
             case messages.Ack():
                 return [Acknowledged(message.s)]
+            case messages.Consume():
+                return self._consume(message)
+            case messages.Done():
+                return [JobsDone(message.sid, tuple(message.ids))]
+            case messages.Failed():
+                return [JobsFailed(message.sid, tuple(message.ids), message.reason)]
 
     def _unknown(self, message: codec.Unknown) -> list[Effect]:
         if self.state is RelayState.AWAIT_HELLO:
@@ -202,11 +236,22 @@ class RelaySession:
         return Opened(hello, tuple(self._grant(sub) for sub in hello.subs))
 
     def _sub(self, sub: messages.Sub) -> list[Effect]:
-        if sub.id in self._sids:
-            return [self._err(sub.id, "duplicate_id", f"subscription id {sub.id} is in use; choose another")]
+        return self._problem(sub.id) or [Subscribed(self._grant(sub))]
+
+    def _consume(self, consume: messages.Consume) -> list[Effect]:
+        problem = self._problem(consume.id)
+        if problem:
+            return problem
+        wants = [one.model_copy(update={"channel": one.channel or self._default_channel}) for one in consume.wants]
+        return [TakerJoined(self._number(consume.id), consume.model_copy(update={"wants": wants}))]
+
+    def _problem(self, identity: int) -> list[Effect]:
+        """Why there can not be one more with this id; empty when there can."""
+        if identity in self._sids:
+            return [self._err(identity, "duplicate_id", f"subscription id {identity} is in use; choose another")]
         if len(self._sids) >= self._subscriptions_limit:
-            return [self._err(sub.id, "too_many_subscriptions", str(self._too_many(len(self._sids) + 1)))]
-        return [Subscribed(self._grant(sub))]
+            return [self._err(identity, "too_many_subscriptions", str(self._too_many(len(self._sids) + 1)))]
+        return []
 
     def _unsub(self, unsub: messages.Unsub) -> list[Effect]:
         sid = self._sids.pop(unsub.id, None)
@@ -215,11 +260,8 @@ class RelaySession:
         return [Unsubscribed(sid)]
 
     def _grant(self, sub: messages.Sub) -> Subscription:
-        # A sid is never given twice on one connection: events of an ended subscription may still be under way.
-        self._last_sid += 1
-        self._sids[sub.id] = self._last_sid
         return Subscription(
-            sid=self._last_sid,
+            sid=self._number(sub.id),
             id=sub.id,
             channel=sub.channel or self._default_channel,
             table=sub.table,
@@ -230,6 +272,12 @@ class RelaySession:
             mode=sub.mode,
             has_stamps=sub.stamps is True,
         )
+
+    def _number(self, identity: int) -> int:
+        # A sid is never given twice on one connection: events of an ended subscription may still be under way.
+        self._last_sid += 1
+        self._sids[identity] = self._last_sid
+        return self._last_sid
 
     def _too_many(self, count: int) -> LimitExceeded:
         return LimitExceeded(

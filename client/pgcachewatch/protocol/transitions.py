@@ -71,6 +71,9 @@ RELAY_ACCEPTS: dict[RelayState, dict[type[messages.Message], RelayState]] = {
         messages.Ping: RelayState.OPEN,
         messages.Auth: RelayState.OPEN,
         messages.Ack: RelayState.OPEN,
+        messages.Consume: RelayState.OPEN,
+        messages.Done: RelayState.OPEN,
+        messages.Failed: RelayState.OPEN,
     },
     RelayState.CLOSED: {},
 }
@@ -89,6 +92,8 @@ CLIENT_ACCEPTS: dict[ClientState, dict[type[messages.Message], ClientState]] = {
         messages.Stale: ClientState.OPEN,
         messages.Reset: ClientState.OPEN,
         messages.Barrierok: ClientState.OPEN,
+        messages.Job: ClientState.OPEN,
+        messages.Taken: ClientState.OPEN,
         messages.Pong: ClientState.OPEN,
         messages.Err: ClientState.OPEN,
         messages.Bye: ClientState.OPEN,

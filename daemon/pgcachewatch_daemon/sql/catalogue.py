@@ -105,7 +105,7 @@ SELECT c.relname::pg_catalog.text AS name, pg_catalog.obj_description(c.oid, 'pg
       AND pg_catalog.has_table_privilege(p.proowner, c.oid, 'INSERT'))) AS is_writable
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pgcachewatch' AND c.relkind = 'r'
-  AND c.relname = ANY (ARRAY['journal', 'shapes', 'epoch', 'journal_state', 'consumers'])
+  AND c.relname = ANY (ARRAY['journal', 'shapes', 'epoch', 'journal_state', 'consumers', 'dead_letters'])
 """
 SHAPES_SQL = "SELECT id, channel, key, columns, table_schema, table_name FROM pgcachewatch.shapes"
 

@@ -16,7 +16,7 @@ from pgcachewatch_daemon.sql.coverage import UNWATCHABLE, installed_settings
 from pgcachewatch_daemon.sql.keytext import Column
 from pgcachewatch_daemon.sql.names import CLOSE_MATCHES, advice, display
 
-Code = Literal["unknown_table", "unknown_column", "unusable_column"]
+Code = Literal["unknown_table", "unknown_column", "unusable_column", "not_journalled"]
 
 
 @dataclass(frozen=True, slots=True)

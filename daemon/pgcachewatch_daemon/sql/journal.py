@@ -84,6 +84,28 @@ WITH fresh AS MATERIALIZED (
 """
 
 
+def page_sql() -> str:
+    """The first $5 (int8) rows by seq, above $4 (int8), that are over in $3 (text; NULL: now) and not in the last one.
+
+    $1 and $2 as above. A reader that is far behind asks again from the last seq on, with the snapshot it was told.
+    """
+    return f"""
+WITH fresh AS MATERIALIZED (
+  SELECT p.* FROM (
+    SELECT j.* FROM {SCHEMA}.journal AS j
+    WHERE j.xid >= (SELECT $1::pg_catalog.text::pg_catalog.xid8) AND j.xid < {_NEXT}
+    UNION ALL
+    SELECT j.* FROM {SCHEMA}.journal AS j
+    WHERE j.xid = ANY ((SELECT $2::pg_catalog.text[]::pg_catalog.xid8[])::pg_catalog.xid8[])
+  ) AS p
+  WHERE p.seq > $4::pg_catalog.int8 AND ($3::pg_catalog.text IS NULL
+    OR pg_catalog.pg_visible_in_snapshot(p.xid, $3::pg_catalog.text::pg_catalog.pg_snapshot))
+  ORDER BY p.seq LIMIT $5::pg_catalog.int8
+),{_NAMES}
+{_HEADER}UNION ALL{_NAMED}ORDER BY 6 NULLS FIRST
+"""
+
+
 def history_sql() -> str:
     """The $1 (int8) rows with the highest transaction ids."""
     return f"""
@@ -120,6 +142,14 @@ SELECT pg_catalog.concat_ws('-', (SELECT c.system_identifier FROM pg_catalog.pg_
 def starts_sql() -> str:
     """Counts a start of a relay; the number is nobody else's."""
     return f"UPDATE {SCHEMA}.journal_state SET starts = starts + 1 RETURNING starts"
+
+
+def has_silent_writers_sql() -> str:
+    """True when a trigger function writes rows and wakes nobody (--wake none), as its comment says."""
+    return f"""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+  WHERE n.nspname = '{SCHEMA}' AND pg_catalog.obj_description(p.oid, 'pg_proc') LIKE '%"wake": "none"%')
+"""
 
 
 def take_lock_sql() -> str:

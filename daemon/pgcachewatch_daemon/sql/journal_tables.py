@@ -4,7 +4,8 @@
     shapes         what `keys` are made of (sql.shapes)
     epoch          UNLOGGED, one row: a crash, a failover or a restore empties it, and the relay then makes another id
     journal_state  one row: what was pruned, and how often relays have started
-    consumers      positions of durable consumers
+    consumers      places of durable consumers: position is a snapshot of epoch; sql.consumers
+    dead_letters   jobs of consumers that were tried in vain too often; nobody deletes them but you
 
 Rows of the journal may be deleted once they are in `journal_state.floor_snapshot`: whoever has read up to a snapshot
 that includes that one has read them. A trigger on the journal keeps the promise against everybody: a DELETE of other
@@ -27,7 +28,7 @@ from pgcachewatch_daemon.sql.functions import NOTE, definition_sql, digest
 from pgcachewatch_daemon.sql.names import quote_identifier, quote_literal
 
 JOURNAL_VERSION = 1
-TABLES = ("journal", "shapes", "epoch", "journal_state", "consumers")
+TABLES = ("journal", "shapes", "epoch", "journal_state", "consumers", "dead_letters")
 GUARD = "guard"
 REFUSED = "55000"  # object_not_in_prerequisite_state
 NOTHING = "1:1:"  # a snapshot in which nothing is over
@@ -71,7 +72,21 @@ _CREATE = (
   name pg_catalog.text PRIMARY KEY,
   position pg_catalog.text,
   epoch pg_catalog.text,
+  until pg_catalog.text NOT NULL DEFAULT '',
+  after pg_catalog.int8 NOT NULL DEFAULT 0,
+  done pg_catalog.text[] NOT NULL DEFAULT '{{}}',
+  tries pg_catalog.jsonb NOT NULL DEFAULT '{{}}',
+  owner pg_catalog.text,
   updated_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+)""",
+    f"""CREATE TABLE IF NOT EXISTS {SCHEMA}.dead_letters (
+  id pg_catalog.text NOT NULL,
+  consumer pg_catalog.text NOT NULL,
+  payload pg_catalog.jsonb NOT NULL,
+  reason pg_catalog.text NOT NULL,
+  tries pg_catalog.int4 NOT NULL,
+  at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  PRIMARY KEY (consumer, id)
 )""",
 )
 
@@ -164,6 +179,7 @@ def grants_sql(role: str) -> Iterator[str]:
     yield f'GRANT INSERT, UPDATE ("only") ON {SCHEMA}.epoch TO {name}'
     yield f"GRANT UPDATE ON {SCHEMA}.journal_state TO {name}"
     yield f"GRANT INSERT, UPDATE, DELETE ON {SCHEMA}.consumers TO {name}"
+    yield f"GRANT INSERT ON {SCHEMA}.dead_letters TO {name}"
 
 
 def drop_sql(tables: frozenset[str]) -> Iterator[str]:

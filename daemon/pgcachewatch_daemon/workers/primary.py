@@ -114,6 +114,7 @@ def divide(options: RelayOptions, *, port: int) -> RelayOptions:
         source=replace(options.source, dsn=None),
         catalogue=replace(options.catalogue, dsn=None),
         sockets=replace(options.sockets, handshakes_limit=max(1, options.sockets.handshakes_limit // size)),
+        consumers=replace(options.consumers, is_offered=False),  # each has one process that gives its jobs
         barriers=replace(barriers, barriers=max(1, barriers.barriers // size)),
         admission=replace(
             admission,

@@ -137,7 +137,7 @@ async def test_event_arguments_that_can_not_work_are_refused(
 ) -> None:
     async with fake_relay.connect() as client:
         with pytest.raises(ConfigurationError, match=next(iter(arguments))):
-            client.events("users", **arguments)  # type: ignore[arg-type]  # wrong on purpose
+            client.events("users", **arguments)  # type: ignore[call-overload]  # wrong on purpose
 
 
 # --- the end

@@ -186,7 +186,7 @@ def test_a_missing_shape_is_written_again_and_one_that_can_not_be_read_is_asked_
 def test_a_relays_role_is_granted_the_journal_and_there_must_be_one() -> None:
     grants = [sql for sql in journal_plan(installed(TABLES, JOURNAL), relay_role="relay") if sql.startswith("GRANT")]
 
-    assert len(grants) == 6
+    assert len(grants) == 7
     assert all(sql.endswith('TO "relay"') for sql in grants)
     catalogue = installed(TABLES)
     with pytest.raises(ConfigurationError, match="add --mode journal"):

@@ -84,7 +84,7 @@ class JournalReader:
     stats: JournalStats = field(default_factory=JournalStats)
     is_there: bool = False
     snapshot_text: str = ""
-    _epoch: str = ""
+    epoch: str = ""
     _epoch_id: str = ""
     _first_seq: int = 0
     _transactions: int = 0  # that the last poll brought rows of
@@ -121,19 +121,26 @@ class JournalReader:
             self._snapshot = None
             return None
         self._wakefulness.reset(now_s=self.clock())
-        epoch = hashlib.sha256((await connection.fetchval(sql.epoch_sql())).encode()).hexdigest()[:EPOCH_DIGITS]
-        if epoch != self._epoch:
+        epoch = epoch_of(await connection.fetchval(sql.epoch_sql()))
+        if epoch != self.epoch:
             # Here and not where another is read: a session that ends before that must not leave both to the next one.
-            self._epoch, self._snapshot = epoch, None
+            self.epoch, self._snapshot = epoch, None
         is_known = self._snapshot is not None
         # By a name of its own: the session keeps no statements, and asyncpg would have each poll parsed and planned,
         # which takes more than ten times as long as running it.
         self._opens += 1
         self._poll = await connection.prepare(sql.poll_sql(), name=f"journal_{self._opens}")
+        await self.look_at_writers()
         rows = await self._read() if is_known else None
         if rows is not None:
             return Opened(epoch, tuple(rows), self._first_seq, None)
         return await self._begin(connection)
+
+    async def look_at_writers(self) -> None:
+        """Tables may have been installed since whose triggers notify nobody."""
+        assert self._connection is not None, "a session was opened"
+        has_silent_writers = bool(await self._connection.fetchval(sql.has_silent_writers_sql()))
+        self._wakefulness.poll_for_ever(has_silent_writers, now_s=self.clock())
 
     async def _begin(self, connection: asyncpg.Connection[Any]) -> Opened:
         """The recent past and the snapshot behind it, in one statement."""
@@ -144,7 +151,7 @@ class JournalReader:
         # Of the lowest transaction there may be more than was read.
         lowest = min(int(record["xid"]) for record in records) if len(records) >= self.history_rows else 0
         floor = JournalFloor(_parsed(header["floor_snapshot"]), lowest)
-        return Opened(self._epoch, tuple(map(_written, records)), self._first_seq, floor)
+        return Opened(self.epoch, tuple(map(_written, records)), self._first_seq, floor)
 
     async def poll(self) -> list[Written] | None:
         """What was committed since the last poll; None when that can not be said any more: unread rows were taken away.
@@ -209,6 +216,11 @@ class JournalReader:
         return int(await connection.fetchval(sql.own_xid_sql()))
 
 
+def epoch_of(text: str) -> str:
+    """The epoch as positions have it, of what `epoch_sql` returned."""
+    return hashlib.sha256(text.encode()).hexdigest()[:EPOCH_DIGITS]
+
+
 def _parsed(text: str) -> Snapshot:
     snapshot = Snapshot.parse(text)
     assert snapshot is not None, f"PostgreSQL wrote the snapshot {text!r}"
@@ -217,6 +229,11 @@ def _parsed(text: str) -> Snapshot:
 
 def _written(record: Mapping[str, Any]) -> Written:
     """A row as the payload its trigger would have notified."""
+    return Written(record["channel"], json.dumps(content_of(record), separators=(",", ":")))
+
+
+def content_of(record: Mapping[str, Any]) -> dict[str, object]:
+    """What that payload says."""
     content: dict[str, object] = {
         "operation": OPERATIONS[record["op"]],
         "table": record["table_name"],
@@ -233,4 +250,4 @@ def _written(record: Mapping[str, Any]) -> Written:
         content["keys"] = record["keys"]
     if record["note"] is not None:
         content["error"] = record["note"]
-    return Written(record["channel"], json.dumps(content, separators=(",", ":")))
+    return content

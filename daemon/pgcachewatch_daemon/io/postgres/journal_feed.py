@@ -4,9 +4,9 @@ A loopback that has come back proves that every notification committed before it
 behind it proves the same of the journal. So a mark, a barrier and a token wait for that poll, and are told behind the
 rows it brought. Without a journal they wait for nothing.
 
-Pruning: rows that were over in a snapshot of `retention_s` ago, and younger ones while there are more than
-`rows_limit`; one relay at a time does it. A relay takes such a snapshot every `retention_s / AGES`, so that it prunes
-for the first time that long after it began.
+Pruning: rows that were over in a snapshot of `retention_s` ago and in the place of each consumer that still moves, and
+younger ones while there are more than `rows_limit`; one relay at a time does it. A relay takes such a snapshot every
+`retention_s / AGES`, so that it prunes for the first time that long after it began.
 On the path of an event: step 1, enter.
 """
 
@@ -19,8 +19,10 @@ from typing import Any
 
 import asyncpg
 
+from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.postgres.journal import JournalReader, JournalStats, Opened, Written
+from pgcachewatch_daemon.sql import consumers
 from pgcachewatch_daemon.sql import journal as sql
 
 AGES = 20  # snapshots that are kept to prune by
@@ -30,12 +32,16 @@ PRUNE_MIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class JournalOptions:
-    """Seconds and rows. `history_rows`: of the past that a relay reads when it starts."""
+    """Seconds and rows. `history_rows`: of the past that a relay reads when it starts.
+
+    `hold_s`: how long rows are kept beyond `retention_s` for a consumer whose place does not move.
+    """
 
     wake: WakeOptions = field(default_factory=WakeOptions)
     history_rows: int = 10_000
     retention_s: float = 600.0
     rows_limit: int = 1_000_000
+    hold_s: float = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +122,11 @@ class JournalFeed:
         self._untold = None
 
     async def has_appeared(self, connection: asyncpg.Connection[Any]) -> bool:
-        """There is a journal now, of which this session knows nothing."""
-        return not self.is_there and bool(await connection.fetchval(sql.is_there_sql()))
+        """Tables were installed: True when there is a journal now, of which this session knows nothing."""
+        if self.is_there:
+            await self._reader.look_at_writers()
+            return False
+        return bool(await connection.fetchval(sql.is_there_sql()))
 
     async def step(self, connection: asyncpg.Connection[Any]) -> tuple[list[Written], Waiting] | None:
         """Poll, when it is due; call `after` behind the rows. None: rows were taken away before they were read."""
@@ -141,7 +150,7 @@ class JournalFeed:
     async def _prune(self, connection: asyncpg.Connection[Any]) -> None:
         self._ages.append(self.position)
         is_old = len(self._ages) > AGES
-        pruned = await self._prune_to(connection, self._ages[0]) if is_old else 0
+        pruned = await self._prune_to(connection, await self._oldest_needed(connection)) if is_old else 0
         if pruned == 0:
             measured = await connection.fetchrow(sql.measure_sql())
             if measured is not None and measured["rows"] > self._options.rows_limit:
@@ -150,5 +159,17 @@ class JournalFeed:
         pause_s = 0.0 if pruned == PRUNE_BATCH else self._options.retention_s / AGES
         self._prune_due_s = self._clock() + max(PRUNE_MIN_S, pause_s)
 
+    async def _oldest_needed(self, connection: asyncpg.Connection[Any]) -> str:
+        """The snapshot of `retention_s` ago, or the older place of a consumer that has not acknowledged more."""
+        held = await connection.fetch(consumers.holding_sql(), self._reader.epoch, self._options.hold_s)
+        positions: list[str] = [row["position"] for row in held]
+        return min((self._ages[0], *positions), key=_age)
+
     async def _prune_to(self, connection: asyncpg.Connection[Any], snapshot: str) -> int:
         return int(await connection.fetchval(sql.prune_sql(), snapshot, PRUNE_BATCH) or 0)
+
+
+def _age(text: str) -> tuple[int, int]:
+    """Of two snapshots of one server the later one has the higher xmax, or the same and fewer that run."""
+    snapshot = Snapshot.parse(text)
+    return (snapshot.xmax, -len(snapshot.running)) if snapshot is not None else (0, 0)

@@ -15,7 +15,9 @@ KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
 
 
-async def open_session(dsn: str | None, options: SourceOptions) -> asyncpg.Connection[Any]:
+async def open_session(
+    dsn: str | None, options: SourceOptions, *, name: str = "pgcachewatch relay"
+) -> asyncpg.Connection[Any]:
     """Connect to the primary, within `connect_timeout_s`. Raises what asyncpg raises."""
     return await asyncpg.connect(
         dsn,
@@ -23,14 +25,15 @@ async def open_session(dsn: str | None, options: SourceOptions) -> asyncpg.Conne
         statement_cache_size=0,
         target_session_attrs=SessionAttribute.primary,  # LISTEN is refused in recovery
         server_settings={
-            "application_name": "pgcachewatch relay",
+            "application_name": name,
             "synchronous_commit": "off",  # a heartbeat waits for no flush and no standby
             # The server gives up a loopback stuck behind somebody's commit: else each reconnect would leave a session
             # behind that waits for that lock.
             "lock_timeout": str(int(options.overdue_s * 1_000)),
             "statement_timeout": "0",
-            # The poll of the journal is planned once, maybe while that is empty: the plan has to be good for a full one.
-            # To rule scans out makes it look so dear that it would be compiled, which takes a thousand times as long.
+            # The poll of the journal is planned once, maybe while that is empty: the plan has to be good for a full
+            # one. To rule scans out makes it look so dear that it would be compiled, which takes a thousand times as
+            # long.
             "enable_seqscan": "off",
             "jit": "off",
             "idle_in_transaction_session_timeout": "0",
