@@ -13,13 +13,14 @@ import random
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import pytest
 
 import pgcachewatch
 from pgcachewatch.core.backoff import Backoff
+from pgcachewatch.errors import NotFresh
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, PostgresBinaries
 from pgcachewatch_daemon.io.postgres import JournalOptions
@@ -44,12 +45,13 @@ from tests.waiting import LIMIT_S
 DURATION_S = float(os.environ.get("PGCW_LOSSES_S", "6"))
 SEED = int(os.environ.get("PGCW_LOSSES_SEED", "0")) or random.randrange(1, 10**6)
 STALENESS_S = 60.0
-# With relay and link dying all the time a client that backs off for seconds would be away for longer than the relay's
-# history, and be told so; what is asked here is that it misses nothing while it need not.
+# With relay and link dying all the time a client that backs off for seconds would be away for longer than the relay can
+# replay, and be told so; what is asked here is that it misses nothing while it need not.
 EAGER = Backoff(cap_s=0.2)
-HISTORY = {"history_events": "50000", "history_bytes": "100000000"}
+HISTORY = {"history_events": "50000", "history_bytes": "100000000", "outbox_bytes": "8000000"}
 VICTIMS = ("backend", "link", "raw client", "relay")
-SHARE_WAITED_FOR = 0.75  # of the relays that are started again; the others are killed on the way up
+KILLED_ON_THE_WAY_UP = 0.25  # of the relays that are started again
+HEARD, LONGEST_S = 0.75, 5.0  # of the others live until the client is live again, or for so long
 EARLY, LATE = "(SELECT $1::pg_catalog.text::pg_catalog.xid8)", "(SELECT $2::pg_catalog.text[]::pg_catalog.xid8[])"
 
 
@@ -106,7 +108,7 @@ async def hear(
     relay: Addressed,
     *,
     has_two_phases: bool,
-    kill_relay: Callable[[], Awaitable[object]] | None = None,
+    kill_relay: Callable[[pgcachewatch.Client], Awaitable[object]] | None = None,
     kills: bool = True,
 ) -> Heard:
     """Write and kill for a while, then wait until both clients say that they have heard everything."""
@@ -133,7 +135,7 @@ async def hear(
             Killer(
                 {"backend": lambda: kill_listener(database), "link": cut, "raw client": abort} if kills else {}, SEED
             ),
-            Killer({"relay": kill_relay} if kill_relay is not None else {}, SEED),
+            Killer({"relay": lambda: kill_relay(client)} if kill_relay is not None else {}, SEED),
         ]
         await write_for(
             database, truth, duration_s=DURATION_S, seed=SEED, has_two_phases=has_two_phases, killers=killers
@@ -166,11 +168,16 @@ async def with_a_relay_that_is_killed(database: Database, *, wake: str) -> Heard
     relay = RelayProcess(database.dsn, journal_wake=wakes, heartbeat_s="0.1", port=0, **HISTORY)
     chance = random.Random(SEED)
 
-    async def kill_relay() -> None:
+    async def kill_relay(client: pgcachewatch.Client) -> None:
         await asyncio.to_thread(relay.kill)
         relay.start()
-        if chance.random() < SHARE_WAITED_FOR:
-            await asyncio.to_thread(relay.wait_ready)
+        if chance.random() < KILLED_ON_THE_WAY_UP:
+            return
+        await asyncio.to_thread(relay.wait_ready)
+        if chance.random() < HEARD:
+            # A client that is told to come back in a second would else meet it never, and be away for too long.
+            with suppress(NotFresh):
+                await client.wait_live(LONGEST_S)
 
     async with relay:
         heard = await hear(database, relay, has_two_phases=is_polled, kill_relay=kill_relay)

@@ -81,7 +81,7 @@ async def test_a_relay_that_takes_the_lock_has_those_awake_that_are_asleep(rows:
     feed.woken(is_rival=True)
     await feed.step(connection)
     await feed.after(connection)
-    assert feed.stats.state == "awake"
+    assert str(feed.stats.state) == "awake"
 
 
 async def test_what_waited_for_a_session_that_was_lost_is_forgotten(rows: RowTriggers) -> None:
