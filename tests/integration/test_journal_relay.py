@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
+import asyncpg
 import pytest
 
 import pgcachewatch
 from pgcachewatch import Row
 from pgcachewatch.models import DEFAULT_PG_CHANNEL
+from pgcachewatch_daemon.sql.journal import is_free_sql
 from tests.postgres import Database
 from tests.relay_process import RelayProcess
 from tests.row_triggers import RowTriggers
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, eventually
 
 LISTENER = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcachewatch relay' AND datname = current_database()"
@@ -132,6 +135,33 @@ async def test_a_session_that_is_killed_costs_no_flush(shop: Shop) -> None:
         assert await shop.journalled(1) == version
     assert await shop.journalled(2) == 0
     assert shop.runs["journalled"] == 7
+
+
+def is_in(relay: RelayProcess, state: str) -> bool:
+    return f'pgcachewatch_journal_state{{state="{state}"}} 1.0' in relay.get("/metrics")[1]
+
+
+async def test_all_relays_are_awake_while_many_commit_and_asleep_while_few_do(rows: RowTriggers) -> None:
+    stop = asyncio.Event()
+
+    async def commit() -> None:
+        while not stop.is_set():
+            await rows.writer.execute("UPDATE journalled SET version = version + 1 WHERE id = 1")
+
+    with RelayProcess(rows.database.dsn) as one, RelayProcess(rows.database.dsn) as other:
+        observer = await rows.database.connect()
+        await eventually(lambda: is_in(one, "asleep") and is_in(other, "asleep"))
+        writing = asyncio.create_task(commit())
+        await eventually(lambda: is_in(one, "awake") and is_in(other, "awake"))
+        await eventually(partial(is_locked, observer))
+        stop.set()
+        await writing
+        await eventually(lambda: is_in(one, "asleep") and is_in(other, "asleep"))
+        assert not await is_locked(observer)
+
+
+async def is_locked(connection: asyncpg.Connection) -> bool:
+    return not await connection.fetchval(is_free_sql())
 
 
 async def test_a_journal_that_is_emptied_by_hand_is_a_flush(shop: Shop) -> None:
