@@ -1,8 +1,8 @@
 """Journal mode beside direct mode: from COMMIT to the client's frame, under load, and what a relay costs with no news.
 
-The server does not wait for its disk: the wait is the same in both modes, and would hide what differs. Latency is from
-when COMMIT was sent to when the frame was read by this process. At a low rate both modes take turns in one run, through
-one relay. Under load a probe commits now
+Latency is from when COMMIT was sent to when the frame was read by this process. At a low rate both modes take turns in
+one run, through one relay: on a server that waits for its disk, as those do that people run, and on one that does not,
+where nothing hides what differs. Under load a probe commits now
 and then into a table that pgbench keeps writing to, and somebody else reads every event; what the machine reached of
 the wanted rate is printed beside it.
 """
@@ -49,12 +49,12 @@ LISTENER = Path(__file__).with_name("listener.py")
 
 
 @pytest.fixture
-async def rows() -> AsyncIterator[RowTriggers]:
-    """A table in each mode, on a server of one's own."""
+async def rows(request: pytest.FixtureRequest) -> AsyncIterator[RowTriggers]:
+    """A table in each mode, on a server of one's own. The parameter is its fsync, off without one."""
     binaries = next(iter(all_binaries()), None)
     if binaries is None:
         pytest.skip("no PostgreSQL server binaries on this machine to run a private server from")
-    server = EmbeddedPostgres(binaries, settings=SETTINGS | {"fsync": "off"})
+    server = EmbeddedPostgres(binaries, settings=SETTINGS | {"fsync": getattr(request, "param", "off")})
     await asyncio.to_thread(server.start)
     database = Database(dsn=server.dsn, name="postgres")
     try:
@@ -120,6 +120,7 @@ def quantiles(taken_us: list[float]) -> str:
 
 
 @pytest.mark.bench
+@pytest.mark.parametrize("rows", ["on", "off"], indirect=True)
 async def test_a_commit_is_told_as_soon_in_journal_mode_at_a_low_rate(rows: RowTriggers) -> None:
     taken_us: dict[str, list[float]] = {mode: [] for mode in MODES}
     async with RelayProcess(rows.database.dsn) as relay, probing(rows, relay) as probe:
@@ -128,7 +129,8 @@ async def test_a_commit_is_told_as_soon_in_journal_mode_at_a_low_rate(rows: RowT
                 for _ in range(EVENTS_PER_SLICE):
                     await asyncio.sleep(1 / EVENTS_PER_S)
                     taken_us[mode].append(await probe.commit_us(mode))
-    sys.stdout.write(f"\nCOMMIT to frame at {EVENTS_PER_S:g} events/s\n")
+    fsync = await rows.writer.fetchval("SHOW fsync")
+    sys.stdout.write(f"\nCOMMIT to frame at {EVENTS_PER_S:g} events/s, fsync {fsync}\n")
     for mode in MODES:
         sys.stdout.write(f"  {mode:<8} {quantiles(taken_us[mode])}\n")
     ratio = statistics.median(taken_us["journal"]) / statistics.median(taken_us["direct"])
