@@ -10,6 +10,10 @@ of listening on the connection it is given. A WSEventQueue whose relay announces
 connection to it: caches go by that one, while the queue goes on giving each payload of the first. Both are then healthy
 only while freshness is proven, and live no longer than the connection they were given.
 
+With PGCACHEWATCH_CONSUMER=name and PGCACHEWATCH_CONSUMER_TABLES=users,orders beside it, `get()` of a PGEventQueue gives
+the events of that durable consumer: each at least once, acknowledged by the next `get()`, EventsLost where some are
+missing. The other ways to read the queue then give nothing; caches are flushed by every event, as ever.
+
 Bound: that of the queue. On the path of an event: step 8, for programs on the original's paths.
 """
 
@@ -26,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from pgcachewatch.aio.flight import on_loop
 from pgcachewatch.aio.queue import MAX_LATENCY, EventQueue
 from pgcachewatch.aio.sensor import Ending, Sensor
-from pgcachewatch.errors import ConnectionFailed, PGCacheWatchError
+from pgcachewatch.errors import Closed, ConfigurationError, ConnectionFailed, PGCacheWatchError
 from pgcachewatch.logconfig import logger
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Event, Gap, PGChannel
 from pgcachewatch.protocol import messages
@@ -40,12 +44,15 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
     from pgcachewatch.aio.client import Client
+    from pgcachewatch.aio.consuming import ConsumerStream
 
 __all__ = ["EventQueue", "EventQueueProtocol", "PGEventQueue", "WSEventQueue"]
 
 RELAY_TIMEOUT_S = 10.0
 PROOF_TIMEOUT_S = 3.0  # of a second connection, without which a listener can do
 RELAY_VARIABLE = "PGCACHEWATCH_URL"
+CONSUMER_VARIABLE = "PGCACHEWATCH_CONSUMER"
+TABLES_VARIABLE = "PGCACHEWATCH_CONSUMER_TABLES"  # separated by commas
 OPEN = 1  # websockets.protocol.State.OPEN, which is an IntEnum
 CLOSE_CODES = (1000, 1001)  # what a program closes with; a keepalive that failed uses another code
 
@@ -102,6 +109,7 @@ class PGEventQueue(_Listener):
     def __init__(self, max_size: int = 0, max_latency: datetime.timedelta = MAX_LATENCY) -> None:
         super().__init__(max_size, max_latency)
         self._sensor: Sensor | None = None
+        self._events: ConsumerStream | None = None
 
     async def connect(
         self, connection: Connection | PoolConnectionProxy, channel: PGChannel = DEFAULT_PG_CHANNEL
@@ -116,6 +124,7 @@ class PGEventQueue(_Listener):
         try:
             if url:
                 await self._hear(url, channel)
+                await self._take_part()
             else:
                 await connection.add_listener(channel, inlet)
         except BaseException:
@@ -132,9 +141,30 @@ class PGEventQueue(_Listener):
             return False
         return self._relay is None or self._relay.connection_healthy()
 
+    async def get(self) -> Event | None:
+        if self._events is None:
+            return await super().get()
+        try:
+            return await anext(self._events)
+        except (StopAsyncIteration, Closed):
+            return await super().get()
+
     def observe(self, event: object, now_s: float) -> None:
-        if self._sensor is not None:
+        if self._events is not None:
+            self.tell(event)
+        elif self._sensor is not None:
             self.arrive(event)
+
+    async def _take_part(self) -> None:
+        name = os.environ.get(CONSUMER_VARIABLE)
+        if not name or self._relay is None:
+            return
+        tables = [one.strip() for one in os.environ.get(TABLES_VARIABLE, "").split(",") if one.strip()]
+        if not tables:
+            raise ConfigurationError(f"{CONSUMER_VARIABLE}={name} can not work without tables: set {TABLES_VARIABLE}")
+        stream = self._relay.events(*tables, consumer=name)
+        stream.tells_gaps_once = True
+        self._events = await stream.__aenter__()
 
     def _notified(self, connection: object, pid: int, channel: str, payload: object) -> None:
         self.receive(payload if isinstance(payload, str) else str(payload))

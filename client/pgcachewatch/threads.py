@@ -32,15 +32,16 @@ from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 from pgcachewatch.aio import connecting as aio
 from pgcachewatch.aio.cache import CachedFunction
 from pgcachewatch.aio.caching import CacheKeywords, Decorator, OnDisconnect
+from pgcachewatch.aio.client import DEFAULT_PREFETCH, Status
 from pgcachewatch.aio.client import Client as AsyncClient
-from pgcachewatch.aio.client import Status
 from pgcachewatch.aio.connecting import Token
+from pgcachewatch.aio.consuming import ConsumerStream
 from pgcachewatch.aio.events import EventStream, closed_error
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import Tag
 from pgcachewatch.core.tokens import BarrierToken
 from pgcachewatch.errors import Closed, ConfigurationError, PGCacheWatchError
-from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, Event, Gap
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, ConsumedEvent, Event, Gap
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -171,19 +172,66 @@ class Client:
 
         return decorate if function is None else decorate(function)
 
+    @overload
+    def events(
+        self, *tables: str, operations: Collection[OPERATIONS] | None = None, start: Literal["now"] = "now"
+    ) -> EventIterator: ...
+
+    @overload
+    def events(
+        self,
+        *tables: str,
+        operations: Collection[OPERATIONS] | None = None,
+        consumer: str,
+        prefetch: int = DEFAULT_PREFETCH,
+        on_gap: Callable[[Gap], object] | None = None,
+    ) -> ConsumerIterator: ...
+
     def events(
         self,
         *tables: str,
         operations: Collection[OPERATIONS] | None = None,
         start: Literal["now"] = "now",
-    ) -> EventIterator:
-        """Changes as they are committed, as the asynchronous client tells them; live when this returns."""
+        consumer: str | None = None,
+        prefetch: int = DEFAULT_PREFETCH,
+        on_gap: Callable[[Gap], object] | None = None,
+    ) -> EventIterator | ConsumerIterator:
+        """Changes as they are committed, as the asynchronous client tells them; live when this returns.
+
+        With `consumer` at least once, as there; use it as `with ... as events`. `on_gap` runs in a thread of its own.
+        """
         self._check_process("events")
+        if consumer is not None:
+            return self._consume(consumer, tables, operations, prefetch, on_gap)
 
         async def begin() -> EventStream:
             return await self._client.events(*tables, operations=operations, start=start).__aenter__()
 
         return EventIterator(self._home, self._home.run(begin()))
+
+    def _consume(
+        self,
+        consumer: str,
+        tables: Sequence[str],
+        operations: Collection[OPERATIONS] | None,
+        prefetch: int,
+        on_gap: Callable[[Gap], object] | None,
+    ) -> ConsumerIterator:
+        async def mend(gap: Gap) -> None:
+            assert on_gap is not None, "without it nothing is mended"
+            await asyncio.to_thread(on_gap, gap)
+
+        async def take_part() -> ConsumerStream:
+            stream = self._client.events(
+                *tables,
+                operations=operations,
+                consumer=consumer,
+                prefetch=prefetch,
+                on_gap=None if on_gap is None else mend,
+            )
+            return await stream.__aenter__()
+
+        return ConsumerIterator(self._home, self._home.run(take_part()))
 
     def close(self) -> None:
         """Close. Idempotent; takes a fraction of a second."""
@@ -241,6 +289,38 @@ class EventIterator:
 
     def close(self) -> None:
         """End the subscription; a thread that waits in `next` gets StopIteration."""
+        self._home.call(self._stream.close)
+
+
+class ConsumerIterator:
+    """Blocking iterator over the events of a consumer; `with` says how each of them ended."""
+
+    def __init__(self, home: _Home, stream: ConsumerStream) -> None:
+        self._home = home
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[ConsumedEvent]:
+        return self
+
+    def __next__(self) -> ConsumedEvent:
+        try:
+            return self._home.run(self._stream.__anext__())
+        except (StopAsyncIteration, Closed):
+            raise StopIteration from None
+
+    def __enter__(self) -> ConsumerIterator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._home.run(self._stream.__aexit__(kind, error, trace))
+        except Closed:
+            pass  # the client was closed before, and gave everything back
+
+    def close(self) -> None:
+        """Take part no more; a thread that waits in `next` gets StopIteration."""
         self._home.call(self._stream.close)
 
 

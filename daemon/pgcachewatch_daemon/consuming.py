@@ -319,7 +319,8 @@ class Consuming:
         if self._must_store(post, core):
             await self._store(session, post, core)
         if not post.is_wanted:
-            await self._release(session, post)
+            if not self._must_store(post, core):  # something more may have been said while the store lasted
+                await self._release(session, post)
         elif core.has_room and self._now_s() >= post.look_due_s and not self._is_draining:
             await self._read(session, post, core)
 

@@ -252,3 +252,31 @@ async def test_close_is_bounded_while_the_database_is_away(rows: RowTriggers) ->
     room.consuming.drop(one)
     await room.consuming.close()
     assert room.kinds(one) == []
+
+
+async def test_what_is_said_while_a_store_lasts_is_stored_before_the_consumer_is_given_up(
+    rows: RowTriggers, room: Room
+) -> None:
+    one, two = somebody(), somebody()
+    room.join(one)
+    await room.admitted(one)
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    await rows.writer.execute("INSERT INTO t VALUES (2)")
+    await eventually(lambda: len(room.jobs(one)) == 2)
+    blocker = await rows.database.connect()
+    async with blocker.transaction():
+        await blocker.execute("SELECT FROM pgcachewatch.consumers FOR UPDATE")
+        room.consuming.perform(one, JobsDone(1, (room.jobs(one)[0],)))
+
+        async def is_storing() -> bool:
+            return bool(await rows.writer.fetch(SESSIONS + " AND wait_event_type = 'Lock'"))
+
+        await eventually(is_storing)
+        room.consuming.perform(one, JobsDone(1, (room.jobs(one)[1],)))
+        room.consuming.drop(one)
+    await eventually(lambda: room.consuming.consumers == 0)
+    room.join(two)
+    await room.admitted(two)
+    await rows.writer.execute("INSERT INTO t VALUES (3)")
+    await eventually(lambda: len(room.jobs(two)) > 0)
+    assert not set(room.jobs(two)) & set(room.jobs(one))

@@ -12,6 +12,7 @@ import pytest
 import pgcachewatch
 from pgcachewatch import ConsumedEvent
 from pgcachewatch.errors import ConfigurationError, EventsLost
+from pgcachewatch.listeners import PGEventQueue
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Gap
 from tests.postgres import Database
 from tests.relay_process import RelayProcess
@@ -274,6 +275,71 @@ async def test_rows_that_somebody_deletes_are_a_gap_also_while_it_runs(
         seen.append(await taking)
     assert [gap.reason for gap in gaps] == ["pruned", "source_lost"]
     assert numbers(seen) == [5]
+
+
+async def test_threads_take_part_as_well(rows: RowTriggers, relay: RelayProcess) -> None:
+    gaps: list[Gap] = []
+
+    def take_in_thread(count: int, *, fails: bool = False) -> Seen:
+        seen: Seen = []
+        with (
+            pgcachewatch.sync.connect(relay.url) as client,
+            client.events("users", operations={"insert"}, consumer="enrich", on_gap=gaps.append) as events,
+        ):
+            for event in events if count else ():
+                seen.append(event)
+                if fails:
+                    raise ZeroDivisionError
+                if len(seen) == count:
+                    break
+        return seen
+
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.to_thread(take_in_thread, 0)
+        await insert(rows, 1, 3)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(take_in_thread, 3, fails=True)
+        seen = await asyncio.to_thread(take_in_thread, 3)
+        assert sorted(numbers(seen)) == [1, 2, 3]
+        assert next(event for event in seen if event.keys == ("1",)).tries == 2
+        await rows.writer.execute("TRUNCATE pgcachewatch.journal")
+        taking = asyncio.create_task(asyncio.to_thread(take_in_thread, 1))
+        await eventually(lambda: bool(gaps))
+        await insert(rows, 4, 4)
+        assert numbers(await taking) == [4]
+
+
+async def test_a_listener_of_the_original_runs_on_a_consumer_by_a_setting(
+    rows: RowTriggers, relay: RelayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCACHEWATCH_URL", relay.url)
+    monkeypatch.setenv("PGCACHEWATCH_CONSUMER", "listener")
+    with pytest.raises(ConfigurationError, match="PGCACHEWATCH_CONSUMER_TABLES"):
+        await PGEventQueue().connect(await rows.database.connect())
+    monkeypatch.setenv("PGCACHEWATCH_CONSUMER_TABLES", "users, others")
+    async with asyncio.timeout(LIMIT_S):
+        keys: list[object] = []
+        for first in (1, 4):
+            connection = await rows.database.connect()
+            listener = PGEventQueue()
+            await listener.connect(connection)
+            await insert(rows, first, first + 2)
+            for _ in range(3):
+                event = await listener.get()
+                assert event is not None
+                keys.append(event.keys)
+            await connection.close()
+            assert await listener.get() is None
+        assert keys == [(str(number),) for number in range(1, 7)]
+        listener = PGEventQueue()
+        await listener.connect(connection := await rows.database.connect())
+        await rows.writer.execute("TRUNCATE pgcachewatch.journal")
+        with pytest.raises(EventsLost):
+            await listener.get()
+        await insert(rows, 7, 7)
+        event = await listener.get()
+        assert event is not None
+        await connection.close()
 
 
 async def test_what_is_not_journalled_is_refused(rows: RowTriggers, client: pgcachewatch.Client) -> None:

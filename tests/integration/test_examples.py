@@ -76,8 +76,11 @@ def readme(containing: str) -> str:
 
 
 async def test_the_enrichment_worker_handles_users_from_before_and_after_it_started(
-    users: asyncpg.Connection, relay: RelayProcess, capsys: pytest.CaptureFixture[str]
+    users: asyncpg.Connection, relay: RelayProcess, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rig = await RowTriggers.open(database)
+    await users.execute("DROP TRIGGER watch ON users")
+    await rig.install("users", mode="journal", channel=models.DEFAULT_PG_CHANNEL)
     worker = asyncio.create_task(load("enrich_users").main())
     printed: list[str] = []
 

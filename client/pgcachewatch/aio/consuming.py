@@ -197,6 +197,7 @@ class ConsumerStream:
     """
 
     def __init__(self, feed: ConsumerFeed, release: Callable[[ConsumerFeed], None], on_gap: OnGap | None) -> None:
+        self.tells_gaps_once = False  # for listeners: raising is telling, and the next one acknowledges
         self._feed = feed
         self._on_gap = on_gap
         self._finalizer = weakref.finalize(self, _drop, feed, release)
@@ -216,7 +217,8 @@ class ConsumerStream:
     async def _mend(self, gap: Gap) -> None:
         since = f" since {gap.since.isoformat()}" if gap.since is not None else ""
         if self._on_gap is None:
-            self._feed.give_back("no on_gap")
+            if not self.tells_gaps_once:
+                self._feed.give_back("no on_gap")
             raise EventsLost(
                 f"events of consumer {self._feed.wish.consumer!r} are missing{since} ({gap.reason}: {gap.detail}); "
                 "give on_gap=, which looks up what they would have told you",
