@@ -101,6 +101,7 @@ class Hub:
         self.is_pressed = False  # and a stream's readers before anything else is published
         self._stamped = 0  # subscriptions
         self._proven_ms: float | None = None  # as_of of the last mark while the source lasts
+        self._place: str | None = None  # in the journal, that a mark showed last
 
     @property
     def position(self) -> Position:
@@ -150,7 +151,7 @@ class Hub:
         cursor = head.seq
         if missed is not None and hello.resume is not None and not replay:
             cursor = hello.resume.s
-        self._offer(subscriber, _mark_packet(framing, cursor, head.seq, self._proven_ms))
+        self._offer(subscriber, _mark_packet(framing, cursor, head.seq, self._proven_ms, position=self._place))
         self._enter(subscriber, subscriptions)
         self.stats.clients += 1
         return subscriber
@@ -219,7 +220,7 @@ class Hub:
         back, and the next is that of a loopback which was sent later (W-STAMP-3). The journal was read up to
         `position`, from which a client can resume in another life of the relay (W-JOURNAL-1).
         """
-        self._proven_ms = as_of_ms
+        self._proven_ms, self._place = as_of_ms, position or self._place
         head = self.position.seq
         self.stats.marks += 1
         for group in self._directory:
@@ -252,6 +253,7 @@ class Hub:
         """
         position = self._backplane.new_epoch(reason, start)
         self.stats.epoch_changes[reason] = self.stats.epoch_changes.get(reason, 0) + 1
+        self._place = None
         self.history.begin_after(position.seq, floor)
         text = codec.encode(messages.Reset(e=position.epoch, s=position.seq))
         for group in self._directory:

@@ -60,6 +60,25 @@ def test_what_may_not_be_in_the_place_is_replayed_and_nothing_else() -> None:
     assert told(resumed(hub, "9:9:")) == (True, [])
 
 
+@pytest.mark.rule("W-JOURNAL-1")
+def test_a_client_is_shown_the_last_place_as_it_joins_as_the_relay_may_end_before_the_next_mark() -> None:
+    hub = started(change(5, "a"))
+    assert "j" not in shown(hub)
+    hub.mark(1.0, position="6:6:")
+    publish(hub, change(7, "b"))
+    assert shown(hub)["j"] == "6:6:"
+    hub.source_restored("journal_lost", start=Position(EPOCH, FIRST + (1 << 32)), floor=NOTHING)
+    assert "j" not in shown(hub)
+
+
+def shown(hub: Hub) -> dict[str, object]:
+    """The mark that a new client is sent."""
+    wish = Subscription(sid=1, id=1, channel="c1", table="users", is_journalled=True)
+    frames = [json.loads(frame) for frame in hub.join(messages.Hello(), [wish], now_ms=0.0).drain()]
+    (mark,) = [frame for frame in frames if frame["t"] == "mark"]
+    return dict(mark)
+
+
 @pytest.mark.rule("W-JOURNAL-2")
 def test_a_subscription_that_is_not_wholly_journalled_is_told_everything() -> None:
     hub = started(change(5, "a"))
