@@ -192,3 +192,14 @@ async def test_it_takes_the_lock_while_rows_come_and_sleeps_when_none_do(rows: R
     assert one.stats.wakes == 1
     await insert(rows.writer, 2)
     assert keys(await one.poll()) == ["2"]
+
+
+async def test_a_table_whose_triggers_notify_nobody_is_polled_for_ever(rows: RowTriggers) -> None:
+    one = JournalReader(WakeOptions(linger_s=0.0), 100, asyncio.get_running_loop().time)
+    await one.open(await rows.database.connect())
+    await rows.install("t", wake="none")
+    await one.look_at_writers()
+    for _ in range(50):
+        await one.poll()
+        await one.act()
+        assert one.stats.state == "awake"
