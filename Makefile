@@ -19,7 +19,7 @@ format: setup  ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: setup  ## Format, lint, import contracts, types, tidy tests, unit tests: about a minute
+check: setup  ## Format, lint, import contracts, types, tidy tests, unit tests: a minute and a half
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
