@@ -10,7 +10,8 @@ it is: an event. Rows come in the order of their `seq`: for one row of a table t
 Life: the reader outlives sessions. `open` begins one: the journal's epoch tells whether the database is still the one
 that was read before (a crash, a failover or a restore empties that table); if so, reading goes on where it stopped.
 
-Bounds: a poll returns what was committed since the last one, a history `history_rows` rows.
+Bounds: a history has `history_rows` rows. A poll returns all that was committed since the last one, in one piece: after a
+long outage that is as much as the journal keeps (`journal_rows_limit`).
 On the path of an event: step 1, enter.
 """
 
