@@ -144,6 +144,15 @@ def starts_sql() -> str:
     return f"UPDATE {SCHEMA}.journal_state SET starts = starts + 1 RETURNING starts"
 
 
+def behind_sql() -> str:
+    """How many rows are by transactions from the snapshot's xmax $1 (text) on; $2 (int8) at most."""
+    return f"""
+SELECT pg_catalog.count(*) FROM (
+  SELECT FROM {SCHEMA}.journal AS j WHERE j.xid >= $1::pg_catalog.text::pg_catalog.xid8 LIMIT $2::pg_catalog.int8
+) AS behind
+"""
+
+
 def has_silent_writers_sql() -> str:
     """True when a trigger function writes rows and wakes nobody (--wake none), as its comment says."""
     return f"""

@@ -10,8 +10,8 @@ it is: an event. Rows come in the order of their `seq`: for one row of a table t
 Life: the reader outlives sessions. `open` begins one: the journal's epoch tells whether the database is still the one
 that was read before (a crash, a failover or a restore empties that table); if so, reading goes on where it stopped.
 
-Bounds: a history has `history_rows` rows. A poll returns all that was committed since the last one, in one piece: after a
-long outage that is as much as the journal keeps (`journal_rows_limit`).
+Bounds: a history has `history_rows` rows. A poll returns what was committed since the last one, in one piece; a session
+that begins more than BEHIND_ROWS behind does not go on but begins anew, and every cache is told.
 On the path of an event: step 1, enter.
 """
 
@@ -35,6 +35,7 @@ JournalState = Literal["absent", "awake", "draining", "asleep"]
 JOURNAL_STATES: tuple[JournalState, ...] = get_args(JournalState)
 
 OPERATIONS = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
+BEHIND_ROWS = 100_000
 EPOCH_DIGITS = 16
 STARTS_BITS = 32  # sequences of one life of a relay: the next one's are all higher
 
@@ -132,10 +133,19 @@ class JournalReader:
         self._opens += 1
         self._poll = await connection.prepare(sql.poll_sql(), name=f"journal_{self._opens}")
         await self.look_at_writers()
-        rows = await self._read() if is_known else None
+        rows = await self._read() if is_known and not await self._is_far_behind(connection) else None
         if rows is not None:
             return Opened(epoch, tuple(rows), self._first_seq, None)
         return await self._begin(connection)
+
+    async def _is_far_behind(self, connection: asyncpg.Connection[Any]) -> bool:
+        """There is more to read than is good to hold at once."""
+        assert self._snapshot is not None, "who has read nothing is not behind"
+        behind = await connection.fetchval(sql.behind_sql(), str(self._snapshot.xmax), BEHIND_ROWS + 1)
+        if behind > BEHIND_ROWS:
+            self.stats.resets += 1
+            logger.warning("the journal has over %d rows that were not read; every cache on them flushes", BEHIND_ROWS)
+        return bool(behind > BEHIND_ROWS)
 
     async def look_at_writers(self) -> None:
         """Tables may have been installed since whose triggers notify nobody."""

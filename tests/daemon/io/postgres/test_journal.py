@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
+from pgcachewatch_daemon.io.postgres import journal
 from pgcachewatch_daemon.io.postgres.contract import SourceOptions
 from pgcachewatch_daemon.io.postgres.journal import JournalReader, Written
 from pgcachewatch_daemon.io.postgres.session import open_session
@@ -203,3 +204,25 @@ async def test_a_table_whose_triggers_notify_nobody_is_polled_for_ever(rows: Row
         await one.poll()
         await one.act()
         assert one.stats.state == "awake"
+
+
+async def test_a_session_that_is_far_behind_begins_anew_and_says_so(
+    rows: RowTriggers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "BEHIND_ROWS", 3)
+    one = reader(history_rows=2)
+    before = await one.open(await rows.database.connect())
+    assert before is not None
+    for number in range(3):
+        await insert(rows.writer, number)
+    opened = await one.open(await rows.database.connect())
+    assert opened is not None
+    assert (opened.floor, keys(opened.rows)) == (None, ["0", "1", "2"])
+    for number in range(3, 7):
+        await insert(rows.writer, number)
+    anew = await one.open(await rows.database.connect())
+    assert anew is not None
+    assert anew.floor is not None
+    assert keys(anew.rows) == ["5", "6"]
+    assert anew.first_seq > before.first_seq
+    assert one.stats.resets == 1
