@@ -44,8 +44,9 @@ from pgcachewatch_daemon.core.hub import Granted, Hub
 from pgcachewatch_daemon.departures import DEFLATED, Departures
 from pgcachewatch_daemon.inspection import Inspection, NotReady
 from pgcachewatch_daemon.io import http
-from pgcachewatch_daemon.io.http import Answer, Check, Page
+from pgcachewatch_daemon.io.http import Answer, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
+from pgcachewatch_daemon.site import Site
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal
 from pgcachewatch_daemon.visitor import HELLO, Visitor, Waiting
 
@@ -96,8 +97,7 @@ class Reception:
         consuming: Consuming,
         admission: Admission,
         source: Channels,
-        checks: Callable[[], Sequence[Check]],
-        show_metrics: Callable[[Callable[[Answer], None]], None],
+        site: Site,
         now_s: Callable[[], float],
     ) -> None:
         self._options = options
@@ -108,8 +108,7 @@ class Reception:
         self._consuming = consuming
         self._admission = admission
         self._source = source
-        self._checks = checks
-        self._show_metrics = show_metrics
+        self._site = site
         self._now_s = now_s
         self._is_draining = False
         self._listened_since: dict[str, int] = {}  # channel -> the position from which on its events are in the log
@@ -189,20 +188,12 @@ class Reception:
             self._answer(connection, decision)
             return
         match decision.page:
-            case Page.LIVE:
-                self._answer(connection, http.live())
-            case Page.READY:
-                self._answer(connection, http.ready(self._checks()))
-            case Page.UP:
-                self._answer(connection, http.up(self._checks()))
-            case Page.METRICS:
-                self._show_metrics(partial(self._answer, connection))
             case Page.PROTOCOL:
                 self._enter_protocol(connection)
             case Page.PLAIN:
                 self._enter_plain(connection, decision.channel)
-            case _:
-                assert_never(decision.page)
+            case page:
+                self._site.show(page, partial(self._answer, connection))
 
     def received(self, connection: Connection, frame: str | bytes) -> None:
         visitor = connection.visitor

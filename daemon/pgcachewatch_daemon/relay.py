@@ -48,6 +48,7 @@ from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.posts import ConsumerOptions, Desk
 from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, consumer_readings, source_readings
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
+from pgcachewatch_daemon.site import Site
 from pgcachewatch_daemon.unreadable import UnreadableLog
 
 LOST_ROW_TEXT = 300
@@ -152,8 +153,7 @@ class Relay:
             consuming=self._consuming,
             admission=self._admission,
             source=self._source,
-            checks=self.checks,
-            show_metrics=self._show_metrics,
+            site=Site(checks=self.checks, show_metrics=self._show_metrics),
             now_s=time.monotonic,
         )
         self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats)
