@@ -9,7 +9,8 @@ import json
 import sys
 import textwrap
 
-from pgcachewatch_config.settings import ENVIRONMENT_PREFIX, Settings, allowed, flag
+from pgcachewatch_config.settings import Settings
+from pgcachewatch_config.spelling import allowed, group_of, is_reloadable, is_switch, variable
 
 WIDTH = 100
 UNITS = {"_s": "seconds", "_bytes": "bytes"}
@@ -19,7 +20,8 @@ HEAD = """\
 #
 # Copy what you change into a file of your own and start the relay with --config FILE (or PGCACHEWATCH_CONFIG=FILE).
 # An environment variable wins over the file, a flag of the command line over both: port = 8420 is the same as
-# PGCACHEWATCH_PORT=8420 and as --port 8420. Unknown options and wrong values are refused at start.
+# PGCACHEWATCH_PORT=8420 and as --port 8420. Unknown options and wrong values are refused at start. A variable that is
+# empty counts as not set. "reloadable": SIGHUP makes a running relay read and use it; the others wait for a restart.
 #
 # On Kubernetes set enableServiceLinks: false. A Service named "pgcachewatch" would else set PGCACHEWATCH_PORT.
 """
@@ -30,13 +32,12 @@ def render_reference() -> str:
     parts = [HEAD]
     group = ""
     for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict), "each option is declared with option()"
-        if extra["group"] != group:
-            group = str(extra["group"])
+        if group_of(name) != group:
+            group = group_of(name)
             parts.append(f"\n# --- {group}\n")
         unit = next((word for ending, word in UNITS.items() if name.endswith(ending)), "")
-        note = f"{field.description} ({allowed(name)}{', ' + unit if unit else ''})"
+        notes = [allowed(name), unit, "reloadable" if is_reloadable(name) else ""]
+        note = f"{field.description} ({', '.join(part for part in notes if part)})"
         parts.append("\n" + textwrap.fill(note, WIDTH, initial_indent="# ", subsequent_indent="# ") + "\n")
         parts.append(f"# {name} =\n" if field.default is None else f"{name} = {json.dumps(field.default)}\n")
     return "".join(parts)
@@ -45,11 +46,10 @@ def render_reference() -> str:
 def render_help(name: str) -> str:
     """One option for `--help`."""
     field = Settings.model_fields[name]
-    default = "" if field.default in (None, "") else f" Default: {field.default}."
-    return f"{field.description}{default} Also {ENVIRONMENT_PREFIX}{name.upper()}."
+    shown = json.dumps(field.default) if is_switch(name) else field.default
+    default = f" Default: {shown}." if shown not in (None, "", ()) else ""
+    return f"{field.description}{default} Also {variable(name)}."
 
-
-__all__ = ["flag", "render_help", "render_reference"]
 
 if __name__ == "__main__":
     sys.stdout.write(render_reference())

@@ -1,34 +1,36 @@
 """Every option of the relay, in one class: what it is called, what it may be, what it is when nobody says.
 
-Sources, later wins: the defaults here, a TOML file, environment variables `PGCACHEWATCH_<NAME>`, command line flags
-`--<name>`. A DSN that is not given is what libpq's own variables (PGHOST, PGUSER, ...) say. `load` remembers where each
-value came from, so that a wrong one can be blamed on its source: ConfigurationError names the option, the value, the
-source and what is allowed. Values of secret options are never part of a text.
-
-Units end the names: `_s` seconds, `_bytes` bytes. `config/pgcachewatch.toml` is generated from this class, and a test
-compares them.
+`sources.load` fills it. Units end the names: `_s` seconds, `_bytes` bytes. `config/pgcachewatch.toml` is generated from
+this class, and a test compares them. An option whose annotation holds a pydantic.SecretStr is a secret: its value is
+never part of a text. One that is declared with `is_reloadable` takes effect at SIGHUP, the others at a restart.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
-
-from pgcachewatch.errors import ConfigurationError
-
-ENVIRONMENT_PREFIX = "PGCACHEWATCH_"
-CONFIG_VARIABLE = "PGCACHEWATCH_CONFIG"
-VALUE_LENGTH = 80  # of a refused value in an error's text
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Compression = Literal["off", "shared"]
 Seconds = Annotated[float, pydantic.Field(gt=0, le=86_400, allow_inf_nan=False)]
+# Texts are given with commas between them, or in the file also as a list.
+Texts = Annotated[
+    tuple[str, ...],
+    pydantic.BeforeValidator(lambda value: _split(value)),
+    pydantic.Field(json_schema_extra={"allowed": "texts with commas between them"}),
+]
+Secret = Annotated[
+    Annotated[pydantic.SecretStr, pydantic.Field(min_length=1)] | None,
+    pydantic.Field(json_schema_extra={"allowed": "a text that is not empty"}),
+]
+# Of a file; "" is none.
+FilePath = Annotated[str, pydantic.Field(json_schema_extra={"allowed": "the path of a file"})]
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _is_uri(value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
@@ -44,15 +46,17 @@ Dsn = Annotated[
 ]
 
 
-def option(default: Any, group: str, why: str) -> Any:  # Any: as pydantic.Field, which has to fit any annotation
+# Any: as pydantic.Field, which has to fit any annotation.
+def option(default: Any, group: str, why: str, *, is_reloadable: bool = False) -> Any:
     """A field with the heading it stands under in the reference file, and its reason."""
-    return pydantic.Field(default=default, description=why, json_schema_extra={"group": group})
+    extra: dict[str, pydantic.JsonValue] = {"group": group, "is_reloadable": is_reloadable}
+    return pydantic.Field(default=default, description=why, json_schema_extra=extra)
 
 
 class Settings(BaseSettings):
     """The effective values. Build it with `load`; `Settings()` is all defaults, whatever the environment says."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     dsn: Dsn = option(
         None,
@@ -234,84 +238,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # `load` reads the other sources one by one, because it has to know which of them said what.
         return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Settings, and per option the source its value came from, in words. An option at its default is not in it."""
-
-    settings: Settings
-    sources: Mapping[str, str]
-
-
-def load(flags: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
-    """Read all sources. `flags` are option names with the text that was given for them.
-
-    Raises ConfigurationError with one sentence that says what to change.
-
-    >>> load({"port": "9000"}).settings.port
-    9000
-    """
-    values: dict[str, object] = {}
-    sources: dict[str, str] = {}
-    if config_file is not None:
-        for name, value in _read_file(config_file).items():
-            values[name], sources[name] = value, f"the file {config_file}"
-    for name, value in EnvSettingsSource(Settings)().items():
-        values[name], sources[name] = value, f"the environment ({ENVIRONMENT_PREFIX}{name.upper()})"
-    for name, value in flags.items():
-        values[name], sources[name] = value, f"the command line ({flag(name)})"
-    try:
-        settings = Settings.model_validate(values)
-    except pydantic.ValidationError as error:
-        raise ConfigurationError(_explain(error, values, sources)) from None  # the cause would show the value
-    return Loaded(settings, sources)
-
-
-def flag(name: str) -> str:
-    """How an option is spelled on the command line.
-
-    >>> flag("log_level")
-    '--log-level'
-    """
-    return "--" + name.replace("_", "-")
-
-
-def allowed(name: str) -> str:
-    """What an option accepts, in words.
-
-    >>> allowed("port")
-    'a whole number from 0 to 65535'
-    """
-    schema = Settings.model_json_schema()["properties"][name]
-    if "allowed" in schema:
-        return str(schema["allowed"])
-    if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
-    if schema["type"] == "string":
-        return f"a text of {schema.get('minLength', 0)} to {schema.get('maxLength', 'any number of')} characters"
-    kind = "a whole number" if schema["type"] == "integer" else "a number"
-    least = f"from {schema['minimum']}" if "minimum" in schema else f"above {schema['exclusiveMinimum']}"
-    return f"{kind} {least}" + (f" to {schema['maximum']}" if "maximum" in schema else "")
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the configuration file {path} can not be read ({error.strerror}); check --config and {CONFIG_VARIABLE}"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"the configuration file {path} is not valid TOML: {error}") from error
-
-
-def _explain(error: pydantic.ValidationError, values: Mapping[str, object], sources: Mapping[str, str]) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0])
-    source = sources.get(name, "the defaults")
-    if first["type"] == "extra_forbidden":
-        return f"there is no option {name!r}, but {source} sets it; see config/pgcachewatch.toml for those there are"
-    # A DSN may hold a password.
-    value = "what was given (not shown)" if name.endswith("dsn") else repr(values.get(name))[:VALUE_LENGTH]
-    return f"option {name!r} can not be {value}, set by {source}; it must be {allowed(name)}"

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_config import CONFIG_VARIABLE, Settings, flag, load
 from pgcachewatch_config.reference import render_help
-from pgcachewatch_config.settings import CONFIG_VARIABLE, Settings, flag, load
+from pgcachewatch_config.spelling import is_switch
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.consumers import ConsumerLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
@@ -141,7 +142,13 @@ def _settings(arguments: list[str]) -> Settings:
     )
     for name in Settings.model_fields:
         parser.add_argument(
-            flag(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS, help=render_help(name).replace("%", "%%")
+            flag(name),
+            dest=name,
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            help=render_help(name).replace("%", "%%"),
+            nargs="?" if is_switch(name) else None,
+            const="true" if is_switch(name) else None,
         )
     given = vars(parser.parse_args(arguments))
     config_file = given.pop("config")
