@@ -42,6 +42,7 @@ class RelayProcess:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PGCACHEWATCH_")},
             "PGCACHEWATCH_DSN": dsn,
+            "PGCACHEWATCH_LOG_FORMAT": "text",
             **{f"PGCACHEWATCH_{name.upper()}": value for name, value in settings.items()},
         }
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__

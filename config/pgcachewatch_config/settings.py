@@ -13,6 +13,7 @@ import pydantic
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
 Compression = Literal["off", "shared"]
 Seconds = Annotated[float, pydantic.Field(gt=0, le=86_400, allow_inf_nan=False)]
 # Texts are given with commas between them, or in the file also as a list.
@@ -220,6 +221,11 @@ class Settings(BaseSettings):
         "", "Operation", "Name of this relay in its welcome. Empty: the host's name."
     )
     log_level: LogLevel = option("info", "Operation", "Least level that is logged, to standard error.")
+    log_format: LogFormat = option(
+        "auto",
+        "Operation",
+        "text: key=value for people. json: one object per line for machines. auto: text on a terminal, else json.",
+    )
     drain_grace_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
         5.0, "Operation", "After SIGTERM: time for clients to go, then they are cut. A second signal ends it at once."
     )

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import signal
 import socket
@@ -33,6 +32,7 @@ from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.relay import Relay, RelayOptions
@@ -43,7 +43,7 @@ EXIT_UNAVAILABLE = 1
 EXIT_CONFIGURATION = 2
 EXIT_SIGNAL_BASE = 128
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 def serve(arguments: list[str]) -> int:
@@ -56,14 +56,13 @@ def serve(arguments: list[str]) -> int:
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
-    log_to_stderr(settings.log_level.upper())
+    log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(relay_options(settings)))
 
 
 def relay_options(settings: Settings) -> RelayOptions:
     """Settings as the plain values that are handed down."""
-    dsn = settings.listen_dsn or settings.dsn
     pooled_dsn = settings.dsn or settings.listen_dsn
     return RelayOptions(
         host=settings.host,
@@ -76,25 +75,8 @@ def relay_options(settings: Settings) -> RelayOptions:
         drain_grace_s=settings.drain_grace_s,
         drain_jitter_s=settings.drain_jitter_s,
         workers=settings.workers,
-        source=SourceOptions(
-            dsn=dsn.get_secret_value() if dsn else None,
-            heartbeat_s=settings.heartbeat_s,
-            idle_heartbeat_s=settings.idle_heartbeat_s,
-            overdue_s=settings.loopback_overdue_s,
-            connect_timeout_s=settings.connect_timeout_s,
-            reconnect_min_s=settings.reconnect_min_s,
-            reconnect_max_s=settings.reconnect_max_s,
-            queue_usage_interval_s=settings.queue_usage_interval_s,
-            tcp_user_timeout_s=settings.tcp_user_timeout_s,
-            channels_limit=settings.channels_limit,
-            journal=JournalOptions(
-                wake=WakeOptions(poll_s=settings.journal_poll_ms / 1_000, is_gated=settings.journal_wake == "gated"),
-                history_rows=settings.history_events,
-                retention_s=settings.journal_retention_s,
-                rows_limit=settings.journal_rows_limit,
-                hold_s=settings.consumer_hold_s,
-            ),
-        ),
+        log_format=settings.log_format,
+        source=_source_options(settings),
         catalogue=CatalogueOptions(
             dsn=pooled_dsn.get_secret_value() if pooled_dsn else None,
             interval_s=settings.drift_check_s,
@@ -120,6 +102,29 @@ def relay_options(settings: Settings) -> RelayOptions:
             connections_per_address=settings.connections_per_address_limit,
         ),
         consumers=_consumer_options(settings),
+    )
+
+
+def _source_options(settings: Settings) -> SourceOptions:
+    dsn = settings.listen_dsn or settings.dsn
+    return SourceOptions(
+        dsn=dsn.get_secret_value() if dsn else None,
+        heartbeat_s=settings.heartbeat_s,
+        idle_heartbeat_s=settings.idle_heartbeat_s,
+        overdue_s=settings.loopback_overdue_s,
+        connect_timeout_s=settings.connect_timeout_s,
+        reconnect_min_s=settings.reconnect_min_s,
+        reconnect_max_s=settings.reconnect_max_s,
+        queue_usage_interval_s=settings.queue_usage_interval_s,
+        tcp_user_timeout_s=settings.tcp_user_timeout_s,
+        channels_limit=settings.channels_limit,
+        journal=JournalOptions(
+            wake=WakeOptions(poll_s=settings.journal_poll_ms / 1_000, is_gated=settings.journal_wake == "gated"),
+            history_rows=settings.history_events,
+            retention_s=settings.journal_retention_s,
+            rows_limit=settings.journal_rows_limit,
+            hold_s=settings.consumer_hold_s,
+        ),
     )
 
 
@@ -208,7 +213,7 @@ def _handle_signals(stop: Callable[[], None]) -> None:
         if signals_seen > 1:
             # Whoever asks twice does not want to wait for clients, nor for anything else.
             os._exit(EXIT_SIGNAL_BASE + number)
-        logger.info("signal received signal=%s", number.name)
+        logger.info("signal received", signal=number.name)
         stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):

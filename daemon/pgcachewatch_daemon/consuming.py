@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
@@ -40,6 +39,7 @@ from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.inspection import NotReady
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.io.postgres.consumers import ConsumerSession, Elsewhere, Found, Missed, NoJournal, Unusable
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import GOING_AWAY, ConsumerOptions, Desk, NotServed, Post, Seat
 from pgcachewatch_daemon.sql.columns import Refusal
 
@@ -52,7 +52,7 @@ CLOSE_S = 3.0
 AGAIN_MS = 1_000.0
 LONGEST_S = 3_600.0
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class Consuming:
@@ -259,7 +259,7 @@ class Consuming:
                 self._dismiss(NotServed("not_journalled", str(problem)))
             except Exception as error:
                 # Broad on purpose, as the source: this task must not end while somebody waits for it.
-                logger.warning("the session of the consumers was lost, trying again: %r", error)
+                logger.warning("consumers session lost", error=repr(error))
             finally:
                 if session is not None:
                     session.terminate()
@@ -397,7 +397,7 @@ class Consuming:
         version, saved = core.version, core.to_save()
         letters = {letter.id: json.dumps(content(letter.change)[1]) for letter in saved.letters}
         if not await session.save(post.name, saved, letters):
-            logger.warning("consumer %r was deleted; it begins anew, from now on", post.name)
+            logger.warning("consumer deleted, it begins anew", consumer=post.name)
             self._give_up(post)
             post.waiting.update(dict.fromkeys(self._forget(post)))
             self._woken.set()
@@ -411,10 +411,8 @@ class Consuming:
 
     def _note(self, post: Post, saved: Saved) -> None:
         for letter in saved.letters:
-            logger.error(
-                "consumer %r: event %s was tried %d times and is in pgcachewatch.dead_letters now: %.200s",
-                post.name, letter.id, letter.tries, letter.reason,
-            )  # fmt: skip
+            facts = {"id": letter.id, "tries": letter.tries, "reason": letter.reason[:200]}
+            logger.error("consumer dead letter", consumer=post.name, **facts)
 
     # --- read
 
@@ -431,7 +429,7 @@ class Consuming:
             self._woken.set()
 
     def _missed(self, post: Post, core: Consumer, missed: Missed) -> tuple[str, Gap]:
-        logger.warning("consumer %r: %s; its takers are told of a gap", post.name, missed.gap.detail)
+        logger.warning("consumer gap", consumer=post.name, detail=missed.gap.detail)
         snapshot = Snapshot.parse(core.reading.snapshot)
         # By where it stood, so that the same gap has the same id after another start.
         identity = f"{GAP_ID}{core.reading.epoch or 'none'}:{snapshot.xmax if snapshot is not None else 0}"

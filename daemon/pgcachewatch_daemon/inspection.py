@@ -25,6 +25,7 @@ from typing import Protocol
 from pgcachewatch.models import EVERYTHING, Event, Gap, Scope
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
@@ -35,7 +36,7 @@ ADVICE_NAMES = 20_000
 FINDINGS_LOGGED = 20  # of one look
 ASKED_LIMIT = 1_000  # of wishes that a look is awaited for; beyond it all of them are asked anew
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +165,13 @@ class Inspection:
     def _log(self, assessment: Assessment) -> None:
         for finding in assessment.appeared[:FINDINGS_LOGGED]:
             grade = logging.WARNING if finding.may_lose_events else logging.INFO
-            where = finding.table or "-"
-            logger.log(grade, "drift kind=%s table=%s: %s; %s", finding.kind, where, finding.detail, finding.remedy)
+            facts = {"detail": finding.detail, "remedy": finding.remedy}
+            logger.log(grade, "drift", kind=finding.kind, table=finding.table or "-", **facts)
         left_out = len(assessment.appeared) - FINDINGS_LOGGED
         if left_out > 0:
-            logger.warning("drift findings=%d more; see `pgcachewatch status`", left_out)
+            logger.warning("drift not listed", findings=left_out, remedy="see pgcachewatch status")
         if assessment.gone:
-            left = len(assessment.findings)
-            logger.info("drift mended findings=%d left=%d", len(assessment.gone), left)
+            logger.info("drift mended", findings=len(assessment.gone), left=len(assessment.findings))
 
     # --- subscriptions
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import sys
 from collections.abc import Callable
+from typing import Literal
+
+from pgcachewatch_daemon.lines import LineFormatter
+from pgcachewatch_daemon.repeats import Repeats
+
+LogFormat = Literal["auto", "text", "json"]
 
 
-def log_to_stderr(level: int | str, *, worker: int = 0) -> None:
-    """One line per message, `key=value`, in UTC; lines of a worker name it."""
-    who = f" worker={worker}" if worker else ""
-    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ level=%(levelname)s{who} %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
+def log_to_stderr(level: int | str, *, worker: int = 0, log_format: LogFormat = "auto") -> None:
+    """One line per message, in UTC; lines of a worker name it.
+
+    `auto`: `key=value` where a person reads, which is on a terminal, and JSON where a machine collects.
+    """
+    is_json = not sys.stderr.isatty() if log_format == "auto" else log_format == "json"
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
+    handler.setFormatter(LineFormatter(is_json=is_json, worker=worker))
+    handler.addFilter(Repeats(handler))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

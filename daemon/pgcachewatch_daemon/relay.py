@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 import secrets
 import socket
 import time
@@ -45,7 +44,9 @@ from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions, Desk
+from pgcachewatch_daemon.process import LogFormat
 from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, consumer_readings, source_readings
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
 from pgcachewatch_daemon.site import Site
@@ -53,7 +54,7 @@ from pgcachewatch_daemon.unreadable import UnreadableLog
 
 LOST_ROW_TEXT = 300
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class RelayOptions:
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
     workers: int = 1
+    log_format: LogFormat = "auto"
     source: SourceOptions = field(default_factory=SourceOptions)
     catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
     sockets: SocketLimits = field(default_factory=SocketLimits)
@@ -221,7 +223,7 @@ class Relay:
         wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._source.start()
         self._watcher.start()
-        logger.info("relay listening host=%s port=%d", self.options.host, self.port)
+        logger.info("relay listening", host=self.options.host, port=self.port)
 
     async def ready(self) -> None:
         """Wait until events provably flow. A relay that loses PostgreSQL is not ready until it is back."""
@@ -241,7 +243,7 @@ class Relay:
         if self._draining_since_s is not None:
             return
         self._draining_since_s = time.monotonic()
-        logger.info("relay draining grace_s=%g sockets=%d", self.options.drain_grace_s, len(self._server.connections))
+        logger.info("relay draining", grace_s=self.options.drain_grace_s, sockets=len(self._server.connections))
         self._reception.drain()
         self._consuming.drain()
         self._hub.say_bye(
@@ -249,7 +251,7 @@ class Relay:
         )
         self._departures.flush_all()
         if not await self._server.until_empty(self.options.drain_grace_s):
-            logger.warning("relay cuts what did not go in time sockets=%d", len(self._server.connections))
+            logger.warning("relay cuts what did not go in time", sockets=len(self._server.connections))
 
     async def close(self) -> None:
         """End everything at once; harmless when called twice."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from pgcachewatch.models import Gap
+from pgcachewatch_daemon.lines import line_logger
 
 REPEAT_LOG_S = 60.0
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class UnreadableLog:
@@ -22,4 +21,4 @@ class UnreadableLog:
         kind = gap.detail.partition(":")[0]
         if now_s - self._said_s.get(kind, -REPEAT_LOG_S) >= REPEAT_LOG_S:
             self._said_s[kind] = now_s
-            logger.warning("notification unreadable, a gap took its place channel=%r detail=%s", channel, gap.detail)
+            logger.warning("notification unreadable, a gap took its place", channel=channel, detail=gap.detail)

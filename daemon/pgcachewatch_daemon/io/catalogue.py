@@ -12,7 +12,6 @@ HASTEN_SPACING_S, and in a large database a tenth of the time: the same wrong na
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql import catalogue
 
 ROWS_PER_FETCH = 500
@@ -32,7 +32,7 @@ REPEAT_LOG_S = 60.0
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Verdict = TypeVar("Verdict")
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 async def fetch_catalogue(
@@ -226,4 +226,4 @@ class CatalogueWatcher(Generic[Verdict]):
         now_s = self._clock()
         if text != self._said or now_s - self._said_at_s >= REPEAT_LOG_S:
             self._said, self._said_at_s = text, now_s
-            logger.warning("catalogue can not be read, drift goes unnoticed; trying again: %s", text)
+            logger.warning("catalogue can not be read, drift goes unnoticed", detail=text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 import pickle
 import socket
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pgcachewatch_daemon.core.hub import Backplane
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer
 from pgcachewatch_daemon.io.metrics import CONTENT_TYPE
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.relay import Relay, RelayOptions, Source, Watcher
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
@@ -49,7 +49,7 @@ from pgcachewatch_daemon.workers.upstream import Upstream, UpstreamWatcher
 
 EXPOSED_WITHIN_S = 5.0
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class FollowerRelay(Relay):
@@ -129,7 +129,7 @@ class FollowerRelay(Relay):
             told = verdict if isinstance(verdict, Gap) else self._read(channel, payload, received_at, verdict)
             self._hub.publish(told, channel=channel, payload=payload, now_s=at_s)
         except Exception:
-            logger.exception("change failed channel=%r; it became a gap", channel)
+            logger.exception("change failed, it became a gap", channel=channel)
             gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
             self._hub.publish(gap, channel=channel, payload="", now_s=at_s)
         self._departures.published()

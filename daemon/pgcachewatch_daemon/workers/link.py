@@ -11,17 +11,17 @@ caller, which writes when it has many.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.workers.framing import Decoder, LinkBroken, encode
 from pgcachewatch_daemon.workers.messages import Message
 
 LIMIT_BYTES = 64 * 1024 * 1024
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class Link(asyncio.Protocol):
@@ -107,7 +107,7 @@ class Link(asyncio.Protocol):
         self._transport.write(frame)
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes > self._limit_bytes + self._bulk_bytes:
-            logger.error("link cut, the other end does not read unread_bytes=%d", unread_bytes)
+            logger.error("link cut, the other end does not read", unread_bytes=unread_bytes)
             self.cut()
 
     # --- what asyncio calls
@@ -123,7 +123,7 @@ class Link(asyncio.Protocol):
         try:
             self._received(self._decoder.feed(data))
         except LinkBroken as error:
-            logger.error("link broken: %s", error)
+            logger.error("link broken", error=str(error))
             self.cut()
         except Exception:
             # The top of what the other end can reach: nothing it says may be left out, so the link ends.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import sys
@@ -22,8 +21,6 @@ from pgcachewatch_daemon.workers.messages import Message, State
 
 EXIT_S = 3.0
 MODULE = "pgcachewatch_daemon.workers"
-
-logger = logging.getLogger(__name__)
 
 
 class Member:

@@ -39,6 +39,7 @@ from pgcachewatch_daemon.io.catalogue import CatalogueWatcher
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
 from pgcachewatch_daemon.relay import RelayOptions
 from pgcachewatch_daemon.sql.assessment import Assessment
@@ -87,7 +88,7 @@ HOLD_PAUSE_S = 0.05
 LOST_ROW_TEXT = 300
 CAN_HAVE_WORKERS = hasattr(socket, "AF_UNIX") and os.name == "posix"
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ class PrimaryRelay:
         if await self._until_stopped(self._staff.start()):
             self._source.start()
             self._watcher.start()
-            logger.info("relay listening host=%s port=%d", self.options.host, self.port)
+            logger.info("relay listening", host=self.options.host, port=self.port)
 
     async def _hold(self) -> HeldPort:
         """The port, also when it is to be left in a moment by the workers of a primary that was killed."""
@@ -222,7 +223,7 @@ class PrimaryRelay:
 
     def _default_channel_answered(self, answer: Listening | ListenRefused) -> None:
         if isinstance(answer, ListenRefused):
-            logger.error("the default channel can not be listened to: %s", answer.text)
+            logger.error("default channel refused", detail=answer.text)
 
     async def ready(self) -> None:
         """Wait until events provably flow, and each worker knows it."""
@@ -259,7 +260,7 @@ class PrimaryRelay:
         if self._is_draining:
             return
         self._is_draining = True
-        logger.info("relay draining grace_s=%g workers=%d", self.options.drain_grace_s, len(self._staff.serving))
+        logger.info("relay draining", grace_s=self.options.drain_grace_s, workers=len(self._staff.serving))
         self._dispatch.flush()
         await self._staff.drain(self.options.drain_grace_s + EXIT_GRACE_S)
 

@@ -7,11 +7,11 @@ is silent for SILENCE_S is killed; replacements as in `restarts`, after which th
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.workers.member import Member
 from pgcachewatch_daemon.workers.messages import Ask, Drain, Message
 from pgcachewatch_daemon.workers.restarts import Again, GiveUp, Restarts
@@ -20,7 +20,7 @@ START_S = 30.0
 SILENCE_S = 10.0
 WATCH_S = 1.0
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class WorkersFailed(Exception):
@@ -73,7 +73,7 @@ class Staff:
 
     def began_to_serve(self, member: Member) -> None:
         member.serving_since_s = time.monotonic()
-        logger.info("worker serving worker=%d pid=%d", member.number, member.pid)
+        logger.info("worker serving", worker=member.number, pid=member.pid)
         self._changed.set()
 
     async def drain(self, timeout_s: float) -> None:
@@ -114,8 +114,11 @@ class Staff:
                 case Again(pause_s):
                     self.restarts += 1
                     logger.warning(
-                        "worker ended, it is replaced worker=%d code=%s served_s=%.1f pause_s=%g",
-                        *(number, member.exit_code, served_s, pause_s),
+                        "worker ended, it is replaced",
+                        worker=number,
+                        code=member.exit_code,
+                        served_s=round(served_s, 1),
+                        pause_s=pause_s,
                     )
                     if await self._stops_within(pause_s):
                         return
@@ -137,7 +140,7 @@ class Staff:
         try:
             return await member.run(self._sockets)
         except OSError as error:  # no process or descriptor left to have
-            logger.error("worker can not be started worker=%d: %s", member.number, error)
+            logger.error("worker can not be started", worker=member.number, error=str(error))
             return 0.0
 
     def _fail(self, text: str) -> None:
@@ -151,9 +154,9 @@ class Staff:
             if member.is_serving:
                 member.say(Ask(0))
                 if now_s - member.heard_s > SILENCE_S:
-                    logger.error("worker silent, it is killed worker=%d silent_s=%g", member.number, SILENCE_S)
+                    logger.error("worker silent, it is killed", worker=member.number, silent_s=SILENCE_S)
                     member.kill()
             elif member.serving_since_s is None and now_s - member.started_s > START_S:
-                logger.error("worker does not begin to serve, it is killed worker=%d", member.number)
+                logger.error("worker does not begin to serve, it is killed", worker=member.number)
                 member.kill()
         self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look_after)

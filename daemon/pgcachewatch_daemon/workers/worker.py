@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, cast
 
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.workers.follower import FollowerRelay
 from pgcachewatch_daemon.workers.link import Link
@@ -34,7 +35,7 @@ PR_SET_PDEATHSIG = 1
 
 End = Literal["drain", "lost", "failed"]
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 def main(descriptor: int, parent: int) -> int:
@@ -94,7 +95,7 @@ class Worker:
 
     async def _leave(self, relay: FollowerRelay, why: End) -> None:
         if why == "lost":
-            logger.warning("link to the primary lost; clients are sent elsewhere")
+            logger.warning("worker lost the primary, clients are sent elsewhere")
             relay.stop_listening()
         if why != "failed":
             draining = asyncio.create_task(relay.drain())
@@ -118,7 +119,7 @@ class Worker:
 
     def _told(self, message: FromPrimary) -> None:
         if isinstance(message, Start):
-            log_to_stderr(message.log_level, worker=message.number)
+            log_to_stderr(message.log_level, worker=message.number, log_format=message.options.log_format)
             sockets = [socket.socket(fileno=each) for each in message.sockets]
             self._relay = FollowerRelay(message.options, self._say, sockets=sockets)
         elif isinstance(message, Drain):
@@ -133,7 +134,7 @@ class Worker:
         try:
             await relay.start()
         except OSError as error:
-            logger.error("worker can not listen: %s", error)
+            logger.error("worker can not listen", error=str(error))
             self.leave("failed")
             return
         self._say(Serving(relay.port))
@@ -145,7 +146,7 @@ class Worker:
 
     def _watch_primary(self) -> None:
         if time.monotonic() - self._heard_s > PRIMARY_SILENCE_S:
-            logger.error("primary silent for %g s", PRIMARY_SILENCE_S)
+            logger.error("primary silent", silent_s=PRIMARY_SILENCE_S)
             self.leave("lost")
         self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._watch_primary)
 

@@ -52,7 +52,7 @@ class Stage:
         await eventually(lambda: self.heard == [Hello()])
 
     def start(self, *, port: int = 0, sockets: tuple[int, ...] = (), drain_grace_s: float = 5.0) -> None:
-        relay_options = replace(options("unused"), port=port, drain_grace_s=drain_grace_s)
+        relay_options = replace(options("unused"), port=port, drain_grace_s=drain_grace_s, log_format="text")
         memory = Memory(None, {}, {})
         now_s = time.monotonic()
         self.link.say(

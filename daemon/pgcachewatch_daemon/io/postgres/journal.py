@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -29,6 +28,7 @@ import asyncpg
 from pgcachewatch_daemon.core.history import JournalFloor
 from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.wakefulness import Act, State, Wakefulness, WakeOptions
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql import journal as sql
 
 JournalState = Literal["absent", "awake", "draining", "asleep"]
@@ -39,7 +39,7 @@ BEHIND_ROWS = 100_000
 EPOCH_DIGITS = 16
 STARTS_BITS = 32  # sequences of one life of a relay: the next one's are all higher
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class JournalReader:
         behind = await connection.fetchval(sql.behind_sql(), str(self._snapshot.xmax), BEHIND_ROWS + 1)
         if behind > BEHIND_ROWS:
             self.stats.resets += 1
-            logger.warning("the journal has over %d rows that were not read; every cache on them flushes", BEHIND_ROWS)
+            logger.warning("journal too far behind, every cache on it flushes", rows_over=BEHIND_ROWS)
         return bool(behind > BEHIND_ROWS)
 
     async def look_at_writers(self) -> None:
@@ -187,7 +187,7 @@ class JournalReader:
         header, *rows = records
         if header["epoch"] != self._epoch_id or not last.includes(_parsed(header["floor_snapshot"])):
             self.stats.resets += 1
-            logger.warning("journal rows were taken away before they were read; every cache on them flushes")
+            logger.warning("journal rows taken away unread, every cache on them flushes")
             return None
         self._go_by(header["snapshot"])
         self.stats.rows += len(rows)

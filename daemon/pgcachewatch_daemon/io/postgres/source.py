@@ -15,7 +15,6 @@ Waits: connecting `connect_timeout_s`, any answer `overdue_s`; attempts: one per
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 from collections.abc import Callable, Iterable
@@ -33,6 +32,7 @@ from pgcachewatch_daemon.io.postgres.journal import Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
 from pgcachewatch_daemon.io.postgres.session import loopback_sql, open_session
 from pgcachewatch_daemon.io.postgres.watchdog import Watchdog
+from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL, RELAY_AWAKE
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
@@ -43,7 +43,7 @@ CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently
 REPEAT_LOG_S = 60.0
 IDLE_SESSION_TIMEOUT_SINCE = 14
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class _Lost(Exception):
@@ -85,7 +85,7 @@ class PostgresSource:
         self.heard = 0  # notifications, to see that something comes
         self._watchdog = Watchdog(self, limit_s=options.overdue_s, clock=clock)
         self._task: asyncio.Task[None] | None = None
-        self._said = ""
+        self._said = ("", "")  # detail and server
         self._said_at_s = 0.0
         self._warned_of = ""
         self.stats = SourceStats(journal=self._journal.stats)
@@ -213,13 +213,13 @@ class PostgresSource:
             return
         if self._was_proven:
             if self._loss is None:  # else the loss was told, and this is only its echo in the command under way
-                logger.warning("source failed error=%r", error)
+                logger.warning("source failed", error=repr(error))
             return
         self.stats.connect_failures += 1
         self._is_starting = isinstance(error, asyncpg.CannotConnectNowError)
         if self._loss == "loopback_overdue":
             error = self._unproven()
-        self._say(f"{advise(error)} server={describe_dsn(dsn)}")
+        self._say(advise(error), server=describe_dsn(dsn))
 
     def _unproven(self) -> Unfit:
         return Unfit(
@@ -227,12 +227,12 @@ class PostgresSource:
             "between? give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
         )
 
-    def _say(self, text: str) -> None:
+    def _say(self, detail: str, *, server: str) -> None:
         """One line when the trouble changes, and again from time to time while it lasts."""
         now_s = self._clock()
-        if text != self._said or now_s - self._said_at_s >= REPEAT_LOG_S:
-            self._said, self._said_at_s = text, now_s
-            logger.warning("source unavailable, trying again: %s", text)
+        if (detail, server) != self._said or now_s - self._said_at_s >= REPEAT_LOG_S:
+            self._said, self._said_at_s = (detail, server), now_s
+            logger.warning("source unavailable, trying again", detail=detail, server=server)
 
     async def _connect(self, dsn: str | None) -> asyncpg.Connection[Any]:
         connection = await open_session(dsn, self._options)
@@ -273,9 +273,9 @@ class PostgresSource:
         version = ServerVersion.parse(connection.get_settings().server_version)
         if version.problem and str(version) != self._warned_of:
             self._warned_of = str(version)
-            logger.warning("source version=%s: %s", version, version.problem)
-        logger.info("source up server=%s version=%s channels=%d", describe_dsn(dsn), version, len(self._proven))
-        self._said = ""
+            logger.warning("source version", version=str(version), problem=version.problem)
+        logger.info("source up", server=describe_dsn(dsn), version=str(version), channels=len(self._proven))
+        self._said = ("", "")
 
     async def _serve(self, connection: asyncpg.Connection[Any]) -> None:
         """Commands one after another: a session takes one at a time."""
@@ -421,7 +421,7 @@ class PostgresSource:
     def _journal_notified(self, payload: str) -> None:
         """Empty: there are rows, or of a relay. Else a row could not be written, and its function fails open."""
         if payload not in ("", RELAY_AWAKE) and self.is_up:
-            logger.error("a row of the journal could not be written: %s", payload[:200])
+            logger.error("journal row lost", detail=payload[:200])
             self._tell(partial(self._listener.row_lost, payload))
         self._journal.woken(is_rival=payload == RELAY_AWAKE)
         self._wake.set()
@@ -430,7 +430,7 @@ class PostgresSource:
         try:
             tell()
         except Exception:
-            logger.exception("a notification to the relay failed; starting a new epoch")
+            logger.exception("notification to the relay failed, a new epoch begins")
             self._lose("handler_failed")
 
     def _came_back(self, payload: str) -> None:
@@ -452,11 +452,11 @@ class PostgresSource:
 
     def _handler_failed(self, channel: str) -> None:
         self.stats.handler_failures += 1
-        logger.exception("notification failed channel=%r; it became a gap", channel)
+        logger.exception("notification failed, it became a gap", channel=channel)
         try:
             self._listener.notification_failed(channel)
         except Exception:
-            logger.exception("the gap failed as well channel=%r; starting a new epoch", channel)
+            logger.exception("gap failed, a new epoch begins", channel=channel)
             self._lose("handler_failed")
 
     def _terminated(self, connection: object) -> None:
@@ -490,7 +490,7 @@ class PostgresSource:
             self.since_s = self._clock()
             self.stats.losses[reason] += 1
             if reason != "stopped":
-                logger.warning("source lost reason=%s", reason)
+                logger.warning("source lost", reason=reason)
             self._listener.source_lost(reason)
         # abort, not close: close would wait for a server that may never answer.
         connection.terminate()

@@ -43,10 +43,11 @@ from pgcachewatch_daemon.io.websocket.frames import (
 )
 from pgcachewatch_daemon.io.websocket.handshake import Handshake
 from pgcachewatch_daemon.io.websocket.wire import Application, HttpRequest, SocketLimits, SocketStats
+from pgcachewatch_daemon.lines import line_logger
 
 PING = ping_frame(b"pgcachewatch")
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 # Where a connection stands. Plain integers: they are compared for each event and client.
 HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
@@ -63,6 +64,7 @@ class Shared:
         self.clock = clock
         self.stats = stats
         self.connections: set[Connection] = set()
+        self.arrivals = 0
         self.pending: dict[Connection, None] = {}  # handshakes in the order they began
         self.emptied = asyncio.Event()
         self.emptied.set()
@@ -70,6 +72,8 @@ class Shared:
         self.library_logger = logging.Logger("websockets", logging.CRITICAL + 1)
 
     def arrived(self, connection: Connection) -> None:
+        self.arrivals += 1
+        connection.number = self.arrivals
         self.connections.add(connection)
         self.emptied.clear()
         self.pending[connection] = None
@@ -99,7 +103,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_ping_sent_s", "_progress_s", "_reader", "_shared",
-        "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code", "is_full", "peer",
+        "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code", "is_full", "number",
+        "peer",
         "visitor", "window_bits", "write",
     )  # fmt: skip
 
@@ -119,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = 0
         self.close_code = 0
         self.is_full = False  # the kernel did not take all that was written
+        self.number = 0  # counts from 1 in each process; names the connection in log lines
         self.peer = ""
         self.visitor: object = None
         self.window_bits = 0  # of the compression that was agreed upon; 0: none
@@ -260,7 +266,7 @@ class Connection(asyncio.Protocol):
             # Else an answer was given; what still comes is of no interest.
         except Exception:
             # The top of what a client can reach: its own connection ends, and we keep the traceback.
-            logger.exception("connection failed peer=%s", self.peer)
+            logger.exception("connection failed", conn=self.number, peer=self.peer)
             self._fail()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,7 +7,6 @@ so that an idle connection costs no timer of its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
 
@@ -15,13 +14,14 @@ from websockets.frames import CloseCode
 
 from pgcachewatch_daemon.io.websocket.connection import Connection, Shared
 from pgcachewatch_daemon.io.websocket.wire import Application, SocketLimits, SocketStats
+from pgcachewatch_daemon.lines import line_logger
 
 BACKLOG = 1_024
 SWEEPS_PER_WAIT = 8  # a deadline is noticed at the latest after an eighth of the shortest wait
 SWEEP_MAX_S = 1.0
 INTERNAL_ERROR = 4100
 
-logger = logging.getLogger(__name__)
+logger = line_logger(__name__)
 
 
 class WebSocketServer:
@@ -111,7 +111,7 @@ class WebSocketServer:
             try:
                 connection.check(now_s)
             except Exception:
-                logger.exception("connection failed peer=%s", connection.peer)
+                logger.exception("connection failed", conn=connection.number, peer=connection.peer)
                 connection.abort(INTERNAL_ERROR)
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(min(SWEEP_MAX_S, shortest_s / SWEEPS_PER_WAIT), self._sweep)

@@ -1,0 +1,140 @@
+"""Log lines: a few constant words that say what happened, and the facts as fields beside them.
+
+    logger = line_logger(__name__)
+    logger.info("source up", server="db:5432", channels=3)
+
+A person reads `source up server=db:5432 channels=3`, a machine one JSON object per line. The words never hold a value,
+so that lines can be counted, searched and limited by them. Values are quoted where they would break the line: nobody
+who may choose a channel's name can forge a line of the log. Whatever looks like a password or a token is masked.
+The lines stay records of `logging` until the end: handlers, levels and other people's tools work on them as usual.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+OUTPUT_FIELDS = ("exc_info", "stack_info")  # of the record, and no facts
+VALUE_LENGTH = 1_000
+MASK = "***"
+SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{MASK}@"),
+    (re.compile(r"(?i)\b(bearer|password=|passwd=|token=|secret=)(\s*)[^\s\"',;&]+"), rf"\1\2{MASK}"),
+    (re.compile(r"\beyJ[\w-]{4,}\.[\w-]+\.[\w-]*"), MASK),
+)
+BARE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f\u0085\u2028\u2029]+")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
+
+# Any: structlog's own types for what is bound and said
+Fields = dict[str, Any]
+
+
+class Line(Fields):
+    """What a logger was told: `event`, and the fields in their order. As a text, `key=value`.
+
+    >>> str(Line(event="source up", server="db:5432", note="at last", is_new=True))
+    'source up server=db:5432 note="at last" is_new=true'
+    """
+
+    def __str__(self) -> str:
+        facts = [f"{name}={_shown(value)}" for name, value in self.items() if name != "event"]
+        return " ".join([str(self["event"]), *facts])
+
+
+def line_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of a module. What is said through it becomes a record of `logging.getLogger(name)`.
+
+    Needs no set-up: without one, as in tests, `logging` does with its records what it does with any.
+    """
+    bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, _as_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    return bound
+
+
+def _as_record(logger: WrappedLogger, method: str, said: EventDict) -> tuple[tuple[Line], Fields]:
+    output = {name: said.pop(name) for name in OUTPUT_FIELDS if name in said}
+    return (Line(event=said.pop("event"), **said),), output
+
+
+class LineFormatter(logging.Formatter):
+    """One line per record; with `is_json` one object, of which timestamp, level, event and logger are always there.
+
+    `worker` is the number of the worker that writes, 0 for a relay of one process or for the primary.
+    """
+
+    def __init__(self, *, is_json: bool = False, worker: int = 0) -> None:
+        super().__init__()
+        self._render: Callable[[logging.LogRecord, Line], str] = self._json if is_json else self._text
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = record.msg if isinstance(record.msg, Line) else Line(event=_printable(record.getMessage()))
+        return mask(self._render(record, line))
+
+    def _text(self, record: logging.LogRecord, line: Line) -> str:
+        who = f" worker={self._worker}" if self._worker else ""
+        text = f"{_timestamp(record)} level={record.levelname}{who} {line}"
+        trace = self._trace(record)
+        return f"{text}\n{trace}" if trace else text
+
+    def _json(self, record: logging.LogRecord, line: Line) -> str:
+        content: Fields = {"timestamp": _timestamp(record), "level": record.levelname.lower(), "event": line["event"]}
+        if self._worker:
+            content["worker"] = self._worker
+        content |= {name: _limited(value) for name, value in line.items() if name not in content}
+        content["logger"] = record.name
+        trace = self._trace(record)
+        if trace:
+            content["exception"] = trace
+        return json.dumps(content, default=lambda value: _limited(str(value)), ensure_ascii=False)
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        traced = self.formatException(record.exc_info) if record.exc_info else ""
+        return "\n".join(part for part in (traced, record.stack_info or "") if part)
+
+
+def mask(text: str) -> str:
+    """The text without what looks like a password or a token.
+
+    >>> mask("postgresql://relay:hunter2@db/app can not be reached")
+    'postgresql://relay:***@db/app can not be reached'
+    """
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, tz=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            text = _limited(str(value))
+            return text if BARE.fullmatch(text) else _printable(json.dumps(text, ensure_ascii=False))
+
+
+def _limited(value: Any) -> Any:  # Any: whatever a field may be
+    is_long = isinstance(value, str) and len(value) > VALUE_LENGTH
+    return f"{value[:VALUE_LENGTH]}..." if is_long else value
+
+
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

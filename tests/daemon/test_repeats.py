@@ -1,0 +1,74 @@
+"""A log that repeats itself says so in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from pgcachewatch_daemon.lines import line_logger
+from pgcachewatch_daemon.repeats import KINDS, WINDOW_S, Repeats
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def kept(clock: Clock) -> Iterator[Kept]:
+    handler = Kept()
+    handler.addFilter(Repeats(handler, lines=2, clock=clock))
+    target = logging.getLogger("repeating")
+    target.addHandler(handler)
+    target.setLevel(logging.INFO)
+    yield handler
+    target.removeHandler(handler)
+
+
+def test_what_is_said_too_often_is_counted_and_told_when_the_window_is_over(kept: Kept, clock: Clock) -> None:
+    logger = line_logger("repeating")
+    for number in range(5):
+        logger.warning("client cut", conn=number)
+    logger.info("relay draining")
+    assert kept.lines == ["WARNING client cut conn=0", "WARNING client cut conn=1", "INFO relay draining"]
+
+    clock.now_s += WINDOW_S
+    logger.info("relay stopped")
+    assert kept.lines[3:] == ["WARNING client cut suppressed=3 window_s=10", "INFO relay stopped"]
+
+    logger.warning("client cut", conn=9)
+    assert kept.lines[5:] == ["WARNING client cut conn=9"], "a new window"
+
+
+def test_lines_of_other_libraries_are_limited_by_their_words(kept: Kept, clock: Clock) -> None:
+    for number in range(4):
+        logging.getLogger("repeating").warning("took %d s", number)
+    clock.now_s += WINDOW_S
+    logging.getLogger("repeating").info("x")
+    assert kept.lines == ["WARNING took 0 s", "WARNING took 1 s", "WARNING took 3 s suppressed=2 window_s=10", "INFO x"]
+
+
+def test_more_kinds_than_there_is_room_for_are_not_limited(kept: Kept) -> None:
+    for number in range(KINDS):
+        logging.getLogger("repeating").warning(f"kind {number}")
+    for _ in range(3):
+        logging.getLogger("repeating").warning("one more")
+    assert kept.lines.count("WARNING one more") == 3
