@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     host: str = option(
         "127.0.0.1",
         "Serving",
-        "Address to listen on. Whoever can reach it can read which rows change: there is no authentication yet.",
+        "Address to listen on. One that others can reach needs authentication: see Access.",
     )
     port: Annotated[int, pydantic.Field(ge=0, le=65_535)] = option(
         8420, "Serving", "Port for clients, health checks and metrics. 0: any free one."
@@ -209,6 +209,62 @@ class Settings(BaseSettings):
     )
     ping_interval_s: Seconds = option(20.0, "Serving", "Silence after which a client is pinged.")
     pong_timeout_s: Seconds = option(20.0, "Serving", "Time for its answer; then 4106.")
+
+    allow_anonymous: bool = option(
+        False,
+        "Access",
+        "Serve everybody who can reach the relay, without a token, also on an address that is not this machine's own.",
+    )
+    tokens_file: FilePath = option(
+        "",
+        "Access",
+        "Static tokens, hashed; `pgcachewatch token NAME` makes one. Looked at each second: a token that is taken "
+        "out of it is revoked. With this or a jwt_ option each client needs a token.",
+        is_reloadable=True,
+    )
+    jwt_secret: Secret = option(
+        None,
+        "Access",
+        "Shared secret of JSON Web Tokens signed with HS256, at least 32 bytes.",
+        is_reloadable=True,
+    )
+    jwt_keys_file: FilePath = option(
+        "",
+        "Access",
+        "Public keys of those signed with RS256, ES256 or EdDSA: PEM or a JWKS. Looked at each second.",
+        is_reloadable=True,
+    )
+    jwt_jwks_url: str = option(
+        "",
+        "Access",
+        "Where to fetch these keys as a JWKS: https, or http of this machine. Old keys stay while it is unreachable.",
+        is_reloadable=True,
+    )
+    jwt_jwks_refresh_s: Seconds = option(
+        300.0, "Access", "How often. A token of a key that is not known has it fetched sooner.", is_reloadable=True
+    )
+    jwt_algorithms: Texts = option(
+        ("HS256", "RS256", "ES256", "EdDSA"),
+        "Access",
+        "Signatures that are accepted. Each key is for one of them, whatever a token says.",
+        is_reloadable=True,
+    )
+    jwt_audience: Texts = option(
+        (),
+        "Access",
+        "What `aud` must name one of. None: tokens that have an audience are refused.",
+        is_reloadable=True,
+    )
+    jwt_issuer: str = option("", "Access", "What `iss` must be. Empty: anything.", is_reloadable=True)
+    jwt_leeway_s: Annotated[float, pydantic.Field(ge=0, le=300)] = option(
+        5.0, "Access", "What the clock of whoever signs may differ from the relay's.", is_reloadable=True
+    )
+    allowed_origins: Texts = option(
+        (),
+        "Access",
+        "Web origins whose pages may connect, as https://app.example.com, beside the relay's own page. *: any.",
+        is_reloadable=True,
+    )
 
     workers: Annotated[int, pydantic.Field(ge=1, le=256)] = option(
         1,
