@@ -14,11 +14,14 @@ On the path of an event: step 7, leave.
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Sequence
 
+from pgcachewatch.models import Event, Gap
 from pgcachewatch.protocol import messages
 from pgcachewatch_daemon.core.audience import Framing, Share, Subscriber
 from pgcachewatch_daemon.core.hub import Hub
+from pgcachewatch_daemon.io.metrics import Histogram
 from pgcachewatch_daemon.io.websocket import Connection, SocketStats
 from pgcachewatch_daemon.io.websocket.frames import deflated_frame, text_frame
 
@@ -55,11 +58,17 @@ DEFLATED = Framing(str.encode, pack_deflated)
 
 
 class Departures:
-    """Everything that leaves the relay for subscribers. `stats` counts the writes."""
+    """Everything that leaves the relay for subscribers. `stats` counts the writes.
+
+    `seconds`: from a change at the database until all who are told of it were written, of the first event of each
+    burst. So it shows the wait of the one that waited longest, and costs one look at a clock per burst.
+    """
 
     def __init__(self, hub: Hub, stats: SocketStats) -> None:
         self._hub = hub
         self._stats = stats
+        self.seconds = Histogram()
+        self._sent_at: datetime.datetime | None = None  # of the first event that is on its way
         self._is_scheduled = False
         self._was_early = False
 
@@ -85,9 +94,13 @@ class Departures:
             size_bytes -= len(share.members) * len(share.data)
         if hub.has_work:
             self.schedule()
+        elif self._sent_at is not None:
+            self._measure(self._sent_at)
 
-    def published(self) -> None:  # hot path
-        """Called behind each event: write now what should not wait for the end of this iteration."""
+    def published(self, change: Event | Gap) -> None:  # hot path
+        """Called behind each change: write now what should not wait for the end of this iteration."""
+        if self._sent_at is None and isinstance(change, Event) and self._hub.has_work:
+            self._sent_at = change.sent_at
         if self._hub.is_pressed:
             self.flush_all()
         elif self._hub.is_filling and not self._was_early:
@@ -101,6 +114,8 @@ class Departures:
             self.write_own(subscriber)
         while share := hub.take_share(writes=UNLIMITED, size_bytes=UNLIMITED):
             self._write_share(share)
+        if self._sent_at is not None:
+            self._measure(self._sent_at)
 
     def write_own(self, subscriber: Subscriber) -> None:
         """Write what one subscriber has of its own; then close it, when the hub wants it closed."""
@@ -119,6 +134,10 @@ class Departures:
             # W-PLAIN-3: a published client knows one code for "you missed something".
             code = outbox.close.code if subscriber.plain_channel is None else SERVICE_RESTART
             connection.close(code, outbox.close.reason)
+
+    def _measure(self, sent_at: datetime.datetime) -> None:
+        self._sent_at = None
+        self.seconds.observe(max(0.0, (datetime.datetime.now(tz=datetime.UTC) - sent_at).total_seconds()))
 
     def _scheduled(self) -> None:
         self._is_scheduled = self._was_early = False

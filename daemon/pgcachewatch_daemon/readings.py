@@ -40,9 +40,19 @@ class Workforce:
     silences: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Of one process that serves clients."""
+
+    barrier: Histogram
+    fanout: Histogram
+    lag: Histogram
+
+
 def source_readings(
     source: SourceStats,
     *,
+    is_ready: bool,
     is_up: bool,
     loopback_age_s: float,
     loopback_seconds: Histogram,
@@ -55,6 +65,7 @@ def source_readings(
 ) -> dict[str, Reading]:
     """What is counted once in a relay."""
     return {
+        "ready": float(is_ready),
         "source_up": float(is_up),
         "source_connects": source.connects,
         "source_connect_failures": source.connect_failures,
@@ -103,13 +114,20 @@ def consumer_readings(consuming: Consuming) -> dict[str, Reading]:
 
 
 def client_readings(
-    hub: HubStats, sockets: SocketStats, tokens: TokenStats, *, barrier_seconds: Histogram, lag_seconds: Histogram
+    hub: HubStats,
+    sockets: SocketStats,
+    tokens: TokenStats,
+    durations: Durations,
+    *,
+    clients_limit: int,
 ) -> dict[str, Reading]:
     """What is counted in each process that serves clients."""
     return {
-        "barrier_seconds": barrier_seconds,
+        "barrier_seconds": durations.barrier,
         "token_barriers": {("passed",): tokens.passed, ("lost",): tokens.lost, ("refused",): tokens.refused},
         "clients": {("v1",): hub.clients, ("plain",): hub.plain_clients},
+        "clients_limit": clients_limit,
+        "commit_to_fanout_seconds": durations.fanout,
         "subscriptions": {("invalidate",): hub.subscriptions_invalidate, ("stream",): hub.subscriptions_stream},
         "frames_sent": sockets.frames,
         "bytes_sent": sockets.bytes,
@@ -119,6 +137,7 @@ def client_readings(
             ("subscription",): hub.conflated_subscription,
             ("everything",): hub.conflated_everything,
         },
+        "stream_overflows": hub.overflowed_streams,
         "write_stalls": sockets.write_stalls,
         "disconnects": _labelled(sockets.disconnects),
         "refusals": _labelled(sockets.refusals),
@@ -128,7 +147,7 @@ def client_readings(
             ("epoch",): hub.not_resumed_epoch,
             ("history",): hub.not_resumed_history,
         },
-        "event_loop_lag_seconds": lag_seconds,
+        "event_loop_lag_seconds": durations.lag,
     }
 
 

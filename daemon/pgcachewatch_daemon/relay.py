@@ -47,7 +47,14 @@ from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions, Desk
 from pgcachewatch_daemon.process import LogFormat
-from pgcachewatch_daemon.readings import LogReading, Workforce, client_readings, consumer_readings, source_readings
+from pgcachewatch_daemon.readings import (
+    Durations,
+    LogReading,
+    Workforce,
+    client_readings,
+    consumer_readings,
+    source_readings,
+)
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
 from pgcachewatch_daemon.site import Site
 from pgcachewatch_daemon.unreadable import UnreadableLog
@@ -285,7 +292,7 @@ class Relay:
         if isinstance(change, Gap):
             self._unreadable.note(channel, change, now_s=now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
-        self._departures.published()
+        self._departures.published(change)
         if isinstance(change, Event) and change.id is not None:
             self._consuming.wake()
 
@@ -370,6 +377,7 @@ class Relay:
         history = self._hub.history
         return self.client_readings() | source_readings(
             self._source.stats,
+            is_ready=all(check.is_passing for check in self.checks()),
             is_up=self._source.is_up,
             loopback_age_s=loopback.since_s,
             loopback_seconds=self._loopback_seconds,
@@ -387,8 +395,8 @@ class Relay:
             self._hub.stats,
             self._server.stats,
             self._tokens.stats,
-            barrier_seconds=self._barrier_seconds,
-            lag_seconds=self._lag.seconds,
+            Durations(self._barrier_seconds, self._departures.seconds, self._lag.seconds),
+            clients_limit=self.options.admission.connections,
         )
 
     def _show_metrics(self, answer: Callable[[Answer], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import itertools
 import json
 import socket
@@ -92,8 +93,9 @@ class Door:
 
     def publish(self, count: int, padding: str = "") -> None:
         for _ in range(count):
-            self.hub.publish(event("c1", "users", f"k{padding}"), channel="c1", payload="", now_s=0.0)
-            self.departures.published()
+            change = event("c1", "users", f"k{padding}")
+            self.hub.publish(change, channel="c1", payload="", now_s=0.0)
+            self.departures.published(change)
 
 
 @asynccontextmanager
@@ -255,3 +257,34 @@ async def test_compressed_and_plain_readers_are_told_the_same() -> None:
         read = [text for frame in unpacked(pack_deflated(deflated.drain())) for text in frame]
         told = [await plain.recv() for _ in read]
     assert [json.loads(text) for text in told] == read
+
+
+async def test_the_way_of_a_burst_is_measured_once_and_only_when_somebody_is_told() -> None:
+    async with serving() as (door, site):
+        door.publish(3)  # nobody is there
+        door.departures.flush()
+        assert sum(door.departures.seconds.counts) == 0
+
+        async with connect(site.url, proxy=None) as client:
+            await eventually(lambda: len(door.subscribers) == 1 and not door.hub.has_work)
+            door.publish(3)
+            await sequences(client, upto=6)
+            await eventually(lambda: sum(door.departures.seconds.counts) == 1)
+            door.publish(1)
+            door.departures.flush_all()
+            assert sum(door.departures.seconds.counts) == 2
+            sent_at = event("c1", "users", "k").sent_at
+            age_s = (datetime.datetime.now(tz=datetime.UTC) - sent_at).total_seconds()
+            assert door.departures.seconds.total == pytest.approx(max(0.0, age_s) * 2, abs=60.0)
+
+
+async def test_a_clock_that_is_ahead_counts_as_no_time() -> None:
+    async with serving() as (door, site), connect(site.url, proxy=None):
+        await eventually(lambda: len(door.subscribers) == 1)
+        ahead = datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(hours=1)
+        change = event("c1", "users", "k").model_copy(update={"sent_at": ahead})
+        door.hub.publish(change, channel="c1", payload="", now_s=0.0)
+        door.departures.published(change)
+        door.departures.flush_all()
+        assert door.departures.seconds.total == 0.0
+        assert door.departures.seconds.counts[0] == 1

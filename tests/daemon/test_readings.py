@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgcachewatch_daemon.core.stats import HubStats, TokenStats
 from pgcachewatch_daemon.io.metrics import METRICS, Histogram
 from pgcachewatch_daemon.io.websocket import SocketStats
-from pgcachewatch_daemon.readings import client_readings
+from pgcachewatch_daemon.readings import Durations, client_readings
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 
 
@@ -13,7 +13,8 @@ def of_clients() -> dict[str, object]:
     sockets = SocketStats(frames=7)
     sockets.disconnects[4103] += 2
     hub = HubStats(clients=3, plain_clients=1, resumed=5)
-    return dict(client_readings(hub, sockets, TokenStats(lost=4), barrier_seconds=Histogram(), lag_seconds=Histogram()))
+    durations = Durations(Histogram(), Histogram(), Histogram())
+    return dict(client_readings(hub, sockets, TokenStats(lost=4), durations, clients_limit=10))
 
 
 async def test_a_relay_reads_each_row_of_the_table_and_no_other() -> None:

@@ -72,10 +72,14 @@ Reading = float | Mapping[tuple[str, ...], float] | Histogram
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric. `name` is without the prefix and, for a counter, without `_total`."""
+    """One metric. `name` is without the prefix and, for a counter, without `_total`.
+
+    `unit`: seconds, bytes or ratio, as Prometheus wants its base units; boolean for 1 or 0; else what is counted.
+    """
 
     name: str
     kind: Kind
+    unit: str
     meaning: str
     labels: tuple[str, ...] = ()
 
@@ -85,57 +89,67 @@ class Row:
 
 
 METRICS: tuple[Row, ...] = (
-    Row("source_up", "gauge", "1 while events provably flow from PostgreSQL, else 0"),
-    Row("source_connects", "counter", "Connections made to PostgreSQL for LISTEN"),
-    Row("source_connect_failures", "counter", "Attempts to connect that failed or could not be proven"),
-    Row("source_losses", "counter", "Losses of the source; each begins a new epoch", ("reason",)),
-    Row("source_channels", "gauge", "Channels the relay listens to"),
-    Row("notify_queue_usage_ratio", "gauge", "Fill of PostgreSQL's notification queue, 0 to 1; at 1 commits fail"),
-    Row("loopback_age_seconds", "gauge", "Age of the last proof that events flow; grows while there is none"),
-    Row("loopback_seconds", "histogram", "From sending a loopback to its return"),
-    Row("barrier_seconds", "histogram", "From a client's barrier to its answer"),
-    Row("token_barriers", "counter", "Barriers on one transaction by how they ended", ("result",)),
-    Row("journal_state", "gauge", "1 for the state that the reading of the journal is in", ("state",)),
-    Row("journal_rows", "counter", "Rows read from the journal"),
-    Row("journal_polls", "counter", "Times it was read"),
-    Row("journal_wakes", "counter", "Times a sleeping relay was woken by a writer"),
-    Row("journal_losses", "counter", "Times rows were taken away before they were read; each flushes every cache"),
-    Row("consumers", "gauge", "Durable consumers in use"),
-    Row("consumer_clients", "gauge", "Clients that take their jobs"),
-    Row("consumer_pending", "gauge", "Jobs that were read and not acknowledged"),
-    Row("consumer_lag_seconds", "gauge", "Age of the oldest of them, by the database's clock; of the slowest consumer"),
-    Row("consumer_jobs", "counter", "Jobs read from the journal"),
-    Row("consumer_redeliveries", "counter", "Jobs given again"),
-    Row("consumer_timeouts", "counter", "Times a client let a job time out"),
-    Row("consumer_dead_letters", "counter", "Jobs tried in vain too often, now in pgcachewatch.dead_letters"),
-    Row("consumer_gaps", "counter", "Gaps that consumers were told of"),
-    Row("drift_findings", "gauge", "Triggers that are not as they were installed", ("kind",)),
-    Row("drift_gaps", "counter", "Tables declared changed because writes to them may have raised no event"),
-    Row("drift_checks", "counter", "Looks at the catalogue by how they ended", ("result",)),
-    Row("catalogue_age_seconds", "gauge", "Age of the last look at the catalogue; 0 before the first"),
-    Row("epoch_changes", "counter", "New epochs: every client's cache is flushed", ("reason",)),
-    Row("events_received", "counter", "Notifications that were read as events"),
-    Row("gaps_received", "counter", "Notifications that could not be read and became gaps", ("reason",)),
-    Row("handler_failures", "counter", "Notifications whose handling failed inside the relay; each became a gap"),
-    Row("history_events", "gauge", "Events kept for clients that come back"),
-    Row("history_bytes", "gauge", "Their estimated size"),
-    Row("history_age_seconds", "gauge", "Age of the oldest of them"),
-    Row("clients", "gauge", "Clients connected", ("path",)),
-    Row("subscriptions", "gauge", "Subscriptions", ("mode",)),
-    Row("frames_sent", "counter", "WebSocket frames written"),
-    Row("bytes_sent", "counter", "Bytes written, HTTP answers included"),
-    Row("writes", "counter", "Write calls; frames per write shows how well they are joined"),
-    Row("conflations", "counter", "Times a slow client's pending events were collapsed", ("level",)),
-    Row("write_stalls", "counter", "Clients cut because they took no byte"),
-    Row("disconnects", "counter", "Ended client connections by close code", ("code",)),
-    Row("refusals", "counter", "Requests refused before the upgrade by HTTP status", ("status",)),
-    Row("evicted_handshakes", "counter", "Sockets dropped because too many were silent"),
-    Row("resumes", "counter", "Clients that came back", ("result",)),
-    Row("event_loop_lag_seconds", "histogram", "How late a timer of the relay's event loop runs; of all its processes"),
-    Row("workers", "gauge", "Processes that serve clients now"),
-    Row("worker_restarts", "counter", "Workers that ended unasked and were replaced"),
-    Row("worker_silences", "counter", "Times a worker did not answer a scrape in time; its gauges were left out"),
-    Row("build_info", "gauge", "Always 1; the labels say what runs", ("version", "python")),
+    Row("ready", "gauge", "boolean", "1 while /readyz says 200; that of a primary does not ask its workers"),
+    Row("source_up", "gauge", "boolean", "1 while events provably flow from PostgreSQL, else 0"),
+    Row("source_connects", "counter", "connections", "Connections made to PostgreSQL for LISTEN"),
+    Row("source_connect_failures", "counter", "attempts", "Attempts to connect that failed or could not be proven"),
+    Row("source_losses", "counter", "losses", "Losses of the source; each begins a new epoch", ("reason",)),
+    Row("source_channels", "gauge", "channels", "Channels the relay listens to"),
+    Row("notify_queue_usage_ratio", "gauge", "ratio", "Fill of PostgreSQL's notification queue; at 1 commits fail"),
+    Row("loopback_age_seconds", "gauge", "seconds", "Age of the last proof that events flow; grows without one"),
+    Row("loopback_seconds", "histogram", "seconds", "From sending a loopback to its return"),
+    Row("barrier_seconds", "histogram", "seconds", "From a client's barrier to its answer"),
+    Row("token_barriers", "counter", "barriers", "Barriers on one transaction by how they ended", ("result",)),
+    Row("journal_state", "gauge", "boolean", "1 for the state that the reading of the journal is in", ("state",)),
+    Row("journal_rows", "counter", "rows", "Rows read from the journal"),
+    Row("journal_polls", "counter", "queries", "Times it was read"),
+    Row("journal_wakes", "counter", "wakes", "Times a sleeping relay was woken by a writer"),
+    Row("journal_losses", "counter", "losses", "Times rows went before they were read; every cache is flushed"),
+    Row("consumers", "gauge", "consumers", "Durable consumers in use"),
+    Row("consumer_clients", "gauge", "clients", "Clients that take their jobs"),
+    Row("consumer_pending", "gauge", "jobs", "Jobs that were read and not acknowledged"),
+    Row("consumer_lag_seconds", "gauge", "seconds", "Age of the oldest of them, by the database's clock"),
+    Row("consumer_jobs", "counter", "jobs", "Jobs read from the journal"),
+    Row("consumer_redeliveries", "counter", "jobs", "Jobs given again"),
+    Row("consumer_timeouts", "counter", "jobs", "Times a client let a job time out"),
+    Row("consumer_dead_letters", "counter", "jobs", "Jobs tried in vain too often, now in pgcachewatch.dead_letters"),
+    Row("consumer_gaps", "counter", "gaps", "Gaps that consumers were told of"),
+    Row("drift_findings", "gauge", "findings", "Triggers that are not as they were installed", ("kind",)),
+    Row("drift_gaps", "counter", "tables", "Tables declared changed because writes to them may have raised no event"),
+    Row("drift_checks", "counter", "queries", "Looks at the catalogue by how they ended", ("result",)),
+    Row("catalogue_age_seconds", "gauge", "seconds", "Age of the last look at the catalogue; 0 before the first"),
+    Row("epoch_changes", "counter", "epochs", "New epochs: every client's cache is flushed", ("reason",)),
+    Row("events_received", "counter", "events", "Notifications that were read as events"),
+    Row("gaps_received", "counter", "gaps", "Notifications that could not be read and became gaps", ("reason",)),
+    Row("handler_failures", "counter", "gaps", "Notifications whose handling failed in the relay; each became a gap"),
+    Row(
+        "commit_to_fanout_seconds",
+        "histogram",
+        "seconds",
+        "From `sent_at` of the first event of a burst until all was handed to the kernel for all that are told of it; "
+        "two clocks, the database's and the relay's, so a skew between them is part of it",
+    ),
+    Row("history_events", "gauge", "events", "Events kept for clients that come back"),
+    Row("history_bytes", "gauge", "bytes", "Their estimated size"),
+    Row("history_age_seconds", "gauge", "seconds", "Age of the oldest of them"),
+    Row("clients", "gauge", "clients", "Clients connected", ("path",)),
+    Row("clients_limit", "gauge", "clients", "Clients there may be at one time"),
+    Row("subscriptions", "gauge", "subscriptions", "Subscriptions", ("mode",)),
+    Row("frames_sent", "counter", "frames", "WebSocket frames written"),
+    Row("bytes_sent", "counter", "bytes", "Bytes written, HTTP answers included"),
+    Row("writes", "counter", "calls", "Write calls; frames per write shows how well they are joined"),
+    Row("conflations", "counter", "conflations", "Times a slow client's pending events were collapsed", ("level",)),
+    Row("stream_overflows", "counter", "subscriptions", "Stream outboxes that ran full; their clients are closed"),
+    Row("write_stalls", "counter", "clients", "Clients cut because they took no byte"),
+    Row("disconnects", "counter", "connections", "Ended client connections by close code", ("code",)),
+    Row("refusals", "counter", "requests", "Requests refused before the upgrade by HTTP status", ("status",)),
+    Row("evicted_handshakes", "counter", "connections", "Sockets dropped because too many were silent"),
+    Row("resumes", "counter", "clients", "Clients that came back", ("result",)),
+    Row("event_loop_lag_seconds", "histogram", "seconds", "How late a timer runs in the relay's processes"),
+    Row("workers", "gauge", "processes", "Processes that serve clients now"),
+    Row("worker_restarts", "counter", "processes", "Workers that ended unasked and were replaced"),
+    Row("worker_silences", "counter", "scrapes", "Times a worker did not answer in time; its gauges are left out"),
+    Row("build_info", "gauge", "boolean", "Always 1; the labels say what runs", ("version", "python")),
 )
 
 
@@ -193,12 +207,12 @@ def render_table() -> str:
         "interpreter are described by the usual `process_*` and `python_info`; with several workers these are the",
         "primary's, which holds the LISTEN connection, and everything else is the sum over all processes.",
         "",
-        "| name | type | labels | meaning |",
-        "|---|---|---|---|",
+        "| name | type | unit | labels | meaning |",
+        "|---|---|---|---|---|",
     ]
     for row in METRICS:
         labels = ", ".join(f"`{label}`" for label in row.labels)
-        lines.append(f"| `{row.full_name}` | {row.kind} | {labels} | {row.meaning} |")
+        lines.append(f"| `{row.full_name}` | {row.kind} | {row.unit} | {labels} | {row.meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -130,9 +130,9 @@ class FollowerRelay(Relay):
             self._hub.publish(told, channel=channel, payload=payload, now_s=at_s)
         except Exception:
             logger.exception("change failed, it became a gap", channel=channel)
-            gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
-            self._hub.publish(gap, channel=channel, payload="", now_s=at_s)
-        self._departures.published()
+            told = Gap(Scope(channel), "unreadable", "handling the notification failed")
+            self._hub.publish(told, channel=channel, payload="", now_s=at_s)
+        self._departures.published(told)
 
     def _read(self, channel: str, payload: str, received_at: datetime.datetime, is_wide: bool) -> Event | Gap:
         read = self._intake.read(channel, payload, received_at=received_at)

@@ -462,10 +462,12 @@ class PrimaryRelay:
         now_s = time.monotonic()
         proven_ms = self._loopback.last_as_of_ms
         handover = self._handover
+        age_s = now_s - (self._source.since_s if proven_ms is None else proven_ms / 1_000)
         return source_readings(
             self._source.stats,
+            is_ready=self._source.is_up and proven_ms is not None and age_s <= self._source.proof_limit_s,
             is_up=self._source.is_up,
-            loopback_age_s=now_s - (self._source.since_s if proven_ms is None else proven_ms / 1_000),
+            loopback_age_s=age_s,
             loopback_seconds=self._loopback_seconds,
             intake=self._intake.stats,
             inspection=self._inspection,

@@ -11,6 +11,7 @@ import pytest
 import pgcachewatch_daemon
 from pgcachewatch_daemon.io.metrics import METRICS, Exposition, Histogram, Reading, Row, render_table
 
+BASE_UNITS = {"seconds", "bytes", "ratio"}
 DOCUMENT = Path(pgcachewatch_daemon.__file__).parent / "METRICS.md"
 
 
@@ -37,6 +38,16 @@ def test_names_are_unique_and_follow_the_conventions_of_prometheus() -> None:
         assert not row.name.endswith("_total"), "the collector adds it"
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)$", row.name), "base units only"
         assert row.meaning[-1] != "."
+
+
+def test_units_are_base_units_and_a_name_that_ends_in_one_has_it() -> None:
+    for row in METRICS:
+        suffix = row.name.rpartition("_")[2]
+        if suffix in BASE_UNITS:
+            assert row.unit == suffix, row
+        assert row.unit not in {"ms", "milliseconds", "minutes", "kilobytes", "percent", ""}, row
+        assert row.kind != "histogram" or row.unit in BASE_UNITS, row
+        assert f"| `{row.full_name}` | {row.kind} | {row.unit} |" in render_table()
 
 
 def test_a_scrape_shows_each_row_and_the_process() -> None:
