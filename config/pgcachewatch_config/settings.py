@@ -64,12 +64,14 @@ class Settings(BaseSettings):
         "PostgreSQL",
         "The database to watch, as a URI; several hosts may be given, the relay finds the primary. Unset: libpq's "
         "variables PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Best set in the environment: it holds a password.",
+        is_reloadable=True,
     )
     listen_dsn: Dsn = option(
         None,
         "PostgreSQL",
         "A direct way to the same database for the LISTEN connection, when `dsn` leads through a pooler such as "
         "PgBouncer, which loses notifications.",
+        is_reloadable=True,
     )
     channel: Annotated[str, pydantic.Field(min_length=1, max_length=63)] = option(
         "ch_pgcachewatch_table_change",
@@ -77,25 +79,32 @@ class Settings(BaseSettings):
         "The channel of subscriptions that name none; the one the triggers notify.",
     )
     channels_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
-        1_000, "PostgreSQL", "Different channels that clients can make the relay listen to."
+        1_000, "PostgreSQL", "Different channels that clients can make the relay listen to.", is_reloadable=True
     )
-    connect_timeout_s: Seconds = option(10.0, "PostgreSQL", "Time for one attempt to connect to one host.")
+    connect_timeout_s: Seconds = option(
+        10.0, "PostgreSQL", "Time for one attempt to connect to one host.", is_reloadable=True
+    )
     reconnect_min_s: Seconds = option(
-        0.1, "PostgreSQL", "First pause between attempts. It doubles, and half of it is random."
+        0.1, "PostgreSQL", "First pause between attempts. It doubles, and half of it is random.", is_reloadable=True
     )
     reconnect_max_s: Seconds = option(
-        3.0, "PostgreSQL", "Longest pause between attempts: how late the relay may notice that the server is back."
+        3.0,
+        "PostgreSQL",
+        "Longest pause between attempts: how late the relay may notice that the server is back.",
+        is_reloadable=True,
     )
     tcp_user_timeout_s: Seconds = option(
         15.0,
         "PostgreSQL",
         "After this time without a sign of life the server ends the relay's session by itself. A relay that hangs "
         "would otherwise hold back VACUUM and fill the server's notification queue.",
+        is_reloadable=True,
     )
     queue_usage_interval_s: Seconds = option(
         10.0,
         "PostgreSQL",
         "How often the server's notification queue is measured. The call also frees a queue that ran full.",
+        is_reloadable=True,
     )
 
     journal_poll_ms: Annotated[float, pydantic.Field(ge=1, le=10_000)] = option(
@@ -119,18 +128,23 @@ class Settings(BaseSettings):
         "PostgreSQL",
         "How often the tables and their triggers are compared with what was installed. A table whose writes may raise "
         "no event is declared changed each time: caches of it are older than their bound by no more than this.",
+        is_reloadable=True,
     )
 
     consumer_timeout_s: Seconds = option(
         30.0,
         "Consumers",
         "Time that a client has for one job of a durable consumer. Then it goes to another, and counts as tried.",
+        is_reloadable=True,
     )
     consumer_tries: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
-        5, "Consumers", "Times that a job is tried; then it goes into pgcachewatch.dead_letters."
+        5, "Consumers", "Times that a job is tried; then it goes into pgcachewatch.dead_letters.", is_reloadable=True
     )
     consumer_retry_s: Seconds = option(
-        1.0, "Consumers", "Pause before a job that a client gave back is given again. It doubles with each try."
+        1.0,
+        "Consumers",
+        "Pause before a job that a client gave back is given again. It doubles with each try.",
+        is_reloadable=True,
     )
     consumer_hold_s: Seconds = option(
         3_600.0,
@@ -139,7 +153,10 @@ class Settings(BaseSettings):
         "Behind that, and beyond journal_rows_limit, it is told of a gap.",
     )
     consumers_limit: Annotated[int, pydantic.Field(ge=0, le=10_000)] = option(
-        100, "Consumers", "Durable consumers in use at one time. Each of them reads the journal by itself. 0: none."
+        100,
+        "Consumers",
+        "Durable consumers in use at one time. Each of them reads the journal by itself. 0: none.",
+        is_reloadable=True,
     )
 
     heartbeat_s: Seconds = option(
@@ -156,17 +173,22 @@ class Settings(BaseSettings):
         "connects anew. Must be longer than the slowest COMMIT of your database.",
     )
     barriers_limit: Annotated[int, pydantic.Field(ge=1, le=10_000_000)] = option(
-        100_000, "Freshness", "Barriers of all clients that may wait for a proof at one time."
+        100_000, "Freshness", "Barriers of all clients that may wait for a proof at one time.", is_reloadable=True
     )
     barriers_per_connection_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
-        1_000, "Freshness", "Barriers of one client that may wait at one time."
+        1_000, "Freshness", "Barriers of one client that may wait at one time.", is_reloadable=True
     )
 
     history_events: Annotated[int, pydantic.Field(ge=0, le=100_000_000)] = option(
-        10_000, "History", "Events kept so that a client that comes back need not flush. Whichever limit is met first."
+        10_000,
+        "History",
+        "Events kept so that a client that comes back need not flush. Whichever limit is met first.",
+        is_reloadable=True,
     )
-    history_bytes: Annotated[int, pydantic.Field(ge=0)] = option(16_777_216, "History", "Memory for them, roughly.")
-    history_age_s: Seconds = option(300.0, "History", "Age of the oldest one.")
+    history_bytes: Annotated[int, pydantic.Field(ge=0)] = option(
+        16_777_216, "History", "Memory for them, roughly.", is_reloadable=True
+    )
+    history_age_s: Seconds = option(300.0, "History", "Age of the oldest one.", is_reloadable=True)
 
     host: str = option(
         "127.0.0.1",
@@ -177,16 +199,19 @@ class Settings(BaseSettings):
         8420, "Serving", "Port for clients, health checks and metrics. 0: any free one."
     )
     connections_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
-        10_000, "Serving", "Clients at one time. More are answered with 503."
+        10_000, "Serving", "Clients at one time. More are answered with 503.", is_reloadable=True
     )
     connections_per_address_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
-        10_000, "Serving", "Clients at one time from one address. More are answered with 429."
+        10_000, "Serving", "Clients at one time from one address. More are answered with 429.", is_reloadable=True
     )
     handshakes_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
-        1_000, "Serving", "Sockets that have not said what they want. Above it the oldest is dropped."
+        1_000,
+        "Serving",
+        "Sockets that have not said what they want. Above it the oldest is dropped.",
+        is_reloadable=True,
     )
     subscriptions_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
-        1_000, "Serving", "Subscriptions of one client."
+        1_000, "Serving", "Subscriptions of one client.", is_reloadable=True
     )
     outbox_bytes: Annotated[int, pydantic.Field(ge=4_096, le=1_073_741_824)] = option(
         262_144,
@@ -194,21 +219,26 @@ class Settings(BaseSettings):
         "What waits for one slow client before its events are conflated (in stream mode: before it is closed).",
     )
     send_buffer_bytes: Annotated[int, pydantic.Field(ge=0, le=1_073_741_824)] = option(
-        0, "Serving", "The kernel's send buffer of each client (SO_SNDBUF). 0: the kernel decides."
+        0, "Serving", "The kernel's send buffer of each client (SO_SNDBUF). 0: the kernel decides.", is_reloadable=True
     )
     compression: Compression = option(
         "off",
         "Serving",
         "Compress what clients are told. off: nothing. shared: for clients that offer permessage-deflate, each write "
         "once for all who ask for the same; worth it where bytes are dearer than CPU.",
+        is_reloadable=True,
     )
-    handshake_timeout_s: Seconds = option(10.0, "Serving", "Time for a client to send its whole HTTP request.")
-    hello_timeout_s: Seconds = option(10.0, "Serving", "Time from the upgrade to the hello; then 4101.")
+    handshake_timeout_s: Seconds = option(
+        10.0, "Serving", "Time for a client to send its whole HTTP request.", is_reloadable=True
+    )
+    hello_timeout_s: Seconds = option(
+        10.0, "Serving", "Time from the upgrade to the hello; then 4101.", is_reloadable=True
+    )
     write_stall_s: Seconds = option(
-        10.0, "Serving", "A client that takes no byte for so long is cut (4102). Slow ones are not."
+        10.0, "Serving", "A client that takes no byte for so long is cut (4102). Slow ones are not.", is_reloadable=True
     )
-    ping_interval_s: Seconds = option(20.0, "Serving", "Silence after which a client is pinged.")
-    pong_timeout_s: Seconds = option(20.0, "Serving", "Time for its answer; then 4106.")
+    ping_interval_s: Seconds = option(20.0, "Serving", "Silence after which a client is pinged.", is_reloadable=True)
+    pong_timeout_s: Seconds = option(20.0, "Serving", "Time for its answer; then 4106.", is_reloadable=True)
 
     allow_anonymous: bool = option(
         False,
@@ -276,17 +306,22 @@ class Settings(BaseSettings):
     node: Annotated[str, pydantic.Field(max_length=200)] = option(
         "", "Operation", "Name of this relay in its welcome. Empty: the host's name."
     )
-    log_level: LogLevel = option("info", "Operation", "Least level that is logged, to standard error.")
+    log_level: LogLevel = option(
+        "info", "Operation", "Least level that is logged, to standard error.", is_reloadable=True
+    )
     log_format: LogFormat = option(
         "auto",
         "Operation",
         "text: key=value for people. json: one object per line for machines. auto: text on a terminal, else json.",
     )
     drain_grace_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
-        5.0, "Operation", "After SIGTERM: time for clients to go, then they are cut. A second signal ends it at once."
+        5.0,
+        "Operation",
+        "After SIGTERM: time for clients to go, then they are cut. A second signal ends it at once.",
+        is_reloadable=True,
     )
     drain_jitter_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
-        1.0, "Operation", "Clients that are sent away spread their return over this time."
+        1.0, "Operation", "Clients that are sent away spread their return over this time.", is_reloadable=True
     )
 
     @classmethod

@@ -2,8 +2,8 @@
 
 0 after SIGTERM or Ctrl-C and a drain; 1 when the port can not be had, or workers end each time they are started; 2 for
 a setting that can not work, with one sentence that says which, from where, and what is allowed. A second signal ends
-the process at once, with 128 plus the signal's number. Log lines go to standard error: one per change of state,
-`key=value`, never with a password.
+the process at once, with 128 plus the signal's number. SIGHUP reads all sources of settings anew, see `reloading`. Log
+lines go to standard error: one per change of state, `key=value`, never with a password.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_config import CONFIG_VARIABLE, Settings, flag, load
-from pgcachewatch_config.reference import render_help
-from pgcachewatch_config.spelling import is_switch
+from pgcachewatch_config import Loaded, Settings
+from pgcachewatch_config.command_line import add_options, read
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.consumers import ConsumerLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
@@ -36,6 +36,7 @@ from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.relay import Relay, RelayOptions
+from pgcachewatch_daemon.reloading import Reloading
 from pgcachewatch_daemon.workers.primary import CAN_HAVE_WORKERS, PrimaryRelay
 from pgcachewatch_daemon.workers.staff import WorkersFailed
 
@@ -48,8 +49,9 @@ logger = line_logger(__name__)
 
 def serve(arguments: list[str]) -> int:
     """Run the relay until a signal; returns the exit code."""
+    given = _parser().parse_args(arguments)
     try:
-        settings = _settings(arguments)
+        settings = read(given).settings
     except ConfigurationError as error:
         sys.stderr.write(f"pgcachewatch serve: {error}\n")
         return EXIT_CONFIGURATION
@@ -58,7 +60,7 @@ def serve(arguments: list[str]) -> int:
         return EXIT_CONFIGURATION
     log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(relay_options(settings)))
+        return runner.run(_serve(settings, partial(read, given)))
 
 
 def relay_options(settings: Settings) -> RelayOptions:
@@ -135,34 +137,21 @@ def _consumer_options(settings: Settings) -> ConsumerOptions:
     return ConsumerOptions(limits, consumers=settings.consumers_limit)
 
 
-def _settings(arguments: list[str]) -> Settings:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pgcachewatch serve",
         description="Run the relay: one LISTEN connection to PostgreSQL, many clients.",
-        epilog="Every option may also stand in the configuration file or the environment; the command line wins.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", metavar="FILE", default=os.environ.get(CONFIG_VARIABLE), help=f"TOML file. Also {CONFIG_VARIABLE}."
-    )
-    for name in Settings.model_fields:
-        parser.add_argument(
-            flag(name),
-            dest=name,
-            metavar="VALUE",
-            default=argparse.SUPPRESS,
-            help=render_help(name).replace("%", "%%"),
-            nargs="?" if is_switch(name) else None,
-            const="true" if is_switch(name) else None,
-        )
-    given = vars(parser.parse_args(arguments))
-    config_file = given.pop("config")
-    return load(given, config_file=config_file).settings
+    add_options(parser)
+    return parser
 
 
-async def _serve(options: RelayOptions) -> int:
+async def _serve(settings: Settings, read_anew: Callable[[], Loaded]) -> int:
+    options = relay_options(settings)
     relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
-    _handle_signals(relay.stop)
+    reloading = Reloading(settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)))
+    _handle_signals(relay.stop, reloading.reload)
     asyncio.get_running_loop().set_exception_handler(_leave_out_late_lookups)
     try:
         problem = await _run(relay, options)
@@ -203,7 +192,7 @@ def _leave_out_late_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, 
         loop.default_exception_handler(context)
 
 
-def _handle_signals(stop: Callable[[], None]) -> None:
+def _handle_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     signals_seen = 0
 
@@ -219,3 +208,6 @@ def _handle_signals(stop: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # a loop without signals: Ctrl-C still raises
             loop.add_signal_handler(number, handle, number)
+    if hasattr(signal, "SIGHUP"):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal.SIGHUP, reload)

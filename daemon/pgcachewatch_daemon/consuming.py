@@ -75,6 +75,14 @@ class Consuming:
         self._has_news = False
         self._doubts = 0
 
+    def reload(self, options: ConsumerOptions, source: SourceOptions) -> None:
+        """Go on with these; the session there is stays, the next one is opened with what they say."""
+        self._options = options
+        self._source = source
+        for post in self._posts.values():
+            if post.core is not None:
+                post.core.limits = options.limits
+
     # --- what is known
 
     @property

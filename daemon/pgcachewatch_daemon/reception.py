@@ -117,6 +117,10 @@ class Reception:
 
     # --- what the relay calls
 
+    def reload(self, options: ReceptionOptions) -> None:
+        """Go on with these for clients that come from now on."""
+        self._options = options
+
     def live_channels(self) -> set[str]:
         """Channels that somebody who is connected needs."""
         channels: set[str] = set()

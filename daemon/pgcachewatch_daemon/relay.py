@@ -20,8 +20,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeAlias
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
@@ -92,6 +93,10 @@ class RelayOptions:
     consumers: ConsumerOptions = field(default_factory=ConsumerOptions)
 
 
+# Looks at new options and returns what takes them over; raises ConfigurationError when they can not work.
+Preparation: TypeAlias = Callable[[RelayOptions], Callable[[], None]]
+
+
 class Source(Channels, Protocol):
     """Where changes come from: PostgreSQL, or for a worker the primary (workers/upstream)."""
 
@@ -101,6 +106,7 @@ class Source(Channels, Protocol):
     @property
     def proof_limit_s(self) -> float: ...
     def retain(self, channels: Iterable[str]) -> None: ...
+    def reload(self, options: SourceOptions) -> None: ...
     def start(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -110,6 +116,7 @@ class Watcher(Protocol):
 
     stats: CatalogueStats
 
+    def reload(self, options: CatalogueOptions) -> None: ...
     def hasten(self) -> None: ...
     def source_up(self) -> None: ...
     def source_lost(self) -> None: ...
@@ -149,12 +156,7 @@ class Relay:
         self._consuming = self._make_consuming()
         self._watcher = self._make_watcher()
         self._reception = Reception(
-            ReceptionOptions(
-                options.channel,
-                options.hello_timeout_s,
-                options.subscriptions_limit,
-                is_compressing=options.compression == "shared",
-            ),
+            _reception_options(options),
             hub=self._hub,
             barriers=self._barriers,
             departures=self._departures,
@@ -175,6 +177,8 @@ class Relay:
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._draining_since_s: float | None = None
+        # A part that reads a file of its own adds its preparation here.
+        self.preparations: list[Preparation] = [self._prepare_limits]
 
     def _make_inspection(self) -> Inspection:
         return Inspection(
@@ -204,7 +208,7 @@ class Relay:
 
     def _make_watcher(self) -> Watcher:
         return CatalogueWatcher(
-            replace(self.options.catalogue, dsn=self.options.catalogue.dsn or self.options.source.dsn),
+            catalogue_options(self.options),
             judge=self._inspection.assess,
             tell=self._inspection.tell,
             clock=time.monotonic,
@@ -244,6 +248,28 @@ class Relay:
         """Serve until `stop`, then drain."""
         await self._stopping.wait()
         await self.drain()
+
+    def reload(self, options: RelayOptions) -> None:
+        """Go on with these, as far as a running relay can; nobody who is connected is sent away.
+
+        Raises ConfigurationError, and then nothing has changed.
+        """
+        for take_over in [prepare(options) for prepare in self.preparations]:
+            take_over()
+        self.options = options
+
+    def _prepare_limits(self, options: RelayOptions) -> Callable[[], None]:
+        return partial(self._take_limits, options)
+
+    def _take_limits(self, options: RelayOptions) -> None:
+        self._admission.limits = options.admission
+        self._loopback.limits = self._tokens.limits = options.barriers
+        self._hub.history.limits = options.history
+        self._server.limits = options.sockets
+        self._reception.reload(_reception_options(options))
+        self._consuming.reload(options.consumers, options.source)
+        self._source.reload(options.source)
+        self._watcher.reload(catalogue_options(options))
 
     async def drain(self) -> None:
         """Send everybody away: not ready first, then `bye` and close, then cut who is still there after the grace."""
@@ -401,3 +427,17 @@ class Relay:
 
     def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
         answer(Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render()))
+
+
+def catalogue_options(options: RelayOptions) -> CatalogueOptions:
+    """Those of the watcher: without a DSN of its own it uses the source's."""
+    return replace(options.catalogue, dsn=options.catalogue.dsn or options.source.dsn)
+
+
+def _reception_options(options: RelayOptions) -> ReceptionOptions:
+    return ReceptionOptions(
+        options.channel,
+        options.hello_timeout_s,
+        options.subscriptions_limit,
+        is_compressing=options.compression == "shared",
+    )

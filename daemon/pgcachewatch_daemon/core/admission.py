@@ -45,15 +45,15 @@ class Admission:
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self.stats = AdmissionStats()
-        self._limits = limits
+        self.limits = limits  # replaced while running; whoever is in stays
         self._by_address: dict[str, int] = {}
 
     def enter(self, address: str) -> Admit | Refuse:
         """A connection from `address` asks to be upgraded."""
-        if self.stats.connections >= self._limits.connections:
-            return self._refuse(503, f"full: {self._limits.connections} connections")
+        if self.stats.connections >= self.limits.connections:
+            return self._refuse(503, f"full: {self.limits.connections} connections")
         count = self._by_address.get(address, 0)
-        if count >= self._limits.connections_per_address:
+        if count >= self.limits.connections_per_address:
             return self._refuse(429, f"too many connections from one address: {count}")
         self._by_address[address] = count + 1
         self.stats.connections += 1

@@ -108,7 +108,7 @@ class Consumer:
         self.reading = saved.place  # from here on is to be read next
         self.has_more = False
         self.version = 0  # changes with what `to_save` returns, but for a place that moved past nothing
-        self._limits = limits
+        self.limits = limits  # replaced while running
         self._stats = stats
         self._takers: dict[Hashable, Taker] = {}
         self._idle: dict[Hashable, Taker] = {}  # may have room; whoever was given a job last is last
@@ -138,7 +138,7 @@ class Consumer:
     @property
     def has_room(self) -> bool:
         """A page more may be read."""
-        return len(self._jobs) <= self._limits.pending - PAGE_ROWS
+        return len(self._jobs) <= self.limits.pending - PAGE_ROWS
 
     @property
     def has_letters(self) -> bool:
@@ -153,7 +153,7 @@ class Consumer:
     def due_s(self) -> float:
         """When to call `tick` next."""
         silent_s = (
-            one.since_s + self._limits.timeout_s for one in self._takers.values() if one.given and not one.is_silent
+            one.since_s + self.limits.timeout_s for one in self._takers.values() if one.given and not one.is_silent
         )
         return min(min(silent_s, default=float("inf")), self._paused[0][0] if self._paused else float("inf"))
 
@@ -243,7 +243,7 @@ class Consumer:
                 self._give_up(job)
                 job.tries += 1
                 job.reason = reason
-                pause_s = min(RETRY_MOST_S, self._limits.retry_s * 2 ** (min(job.tries, 32) - 1))
+                pause_s = min(RETRY_MOST_S, self.limits.retry_s * 2 ** (min(job.tries, 32) - 1))
                 self._again(job, due_s=now_s + pause_s)
         return self._assign(now_s)
 
@@ -257,11 +257,11 @@ class Consumer:
         """Time has passed."""
         told: list[Told] = []
         for taker in self._takers.values():
-            if taker.given and not taker.is_silent and now_s >= taker.since_s + self._limits.timeout_s:
+            if taker.given and not taker.is_silent and now_s >= taker.since_s + self.limits.timeout_s:
                 taker.is_silent = True
                 self._stats.timeouts += 1
                 told.append(TakeBack(taker.key, tuple(taker.given)))
-                self._return_all(taker, f"no answer within {self._limits.timeout_s:g} s")
+                self._return_all(taker, f"no answer within {self.limits.timeout_s:g} s")
         while self._paused and self._paused[0][0] <= now_s:
             job = self._jobs.get(heapq.heappop(self._paused)[2])
             if job is not None and job.state == "paused":
@@ -296,7 +296,7 @@ class Consumer:
 
     def _again(self, job: Job, *, due_s: float | None = None) -> None:
         """It was tried in vain, or not even begun."""
-        if job.tries >= self._limits.tries and not job.is_gap:
+        if job.tries >= self.limits.tries and not job.is_gap:
             job.state = "buried"
             self._buried[job.id] = job
         elif due_s is not None:
@@ -412,7 +412,7 @@ class Consumer:
             return
         self._foretold[identity] = None
         self.version += 1
-        while len(self._foretold) > self._limits.pending:
+        while len(self._foretold) > self.limits.pending:
             del self._foretold[next(iter(self._foretold))]
 
     def _is_behind(self, identity: str) -> bool:

@@ -71,7 +71,7 @@ class History:
     """
 
     def __init__(self, limits: HistoryLimits) -> None:
-        self._limits = limits
+        self.limits = limits  # replaced while running; the next event trims
         self._entries: deque[Entry] = deque()
         self._size_bytes = 0
         self._floor = 0  # everything after this sequence is here
@@ -125,7 +125,7 @@ class History:
         self._journal_floor = None
 
     def _trim(self, now_s: float) -> None:
-        limits = self._limits
+        limits = self.limits
         while self._entries and (
             len(self._entries) > limits.events
             or self._size_bytes > limits.bytes

@@ -84,7 +84,7 @@ class Loopback:
         self.last_as_of_ms: float | None = None
         self._new_nonce = new_nonce
         self._wants_snapshot = wants_snapshot
-        self._limits = limits
+        self.limits = limits  # replaced while running; what waits goes on waiting
         self._nonce: str | None = None
         self._started_ms = 0.0
         self._served: list[BarrierWait] = []
@@ -107,11 +107,11 @@ class Loopback:
     def request(self, subscriber: Hashable, identity: int, *, now_ms: float) -> Full | None:
         """A barrier was asked for; it is served by the next loopback that starts. None when it was taken."""
         count = self._per_subscriber.get(subscriber, 0)
-        if count >= self._limits.barriers_per_subscriber or (
-            len(self._waiting) + len(self._served) >= self._limits.barriers
+        if count >= self.limits.barriers_per_subscriber or (
+            len(self._waiting) + len(self._served) >= self.limits.barriers
         ):
             self.stats.barriers_refused += 1
-            return Full(self._limits.barriers_per_subscriber)
+            return Full(self.limits.barriers_per_subscriber)
         self._per_subscriber[subscriber] = count + 1
         self._waiting.append(BarrierWait(subscriber, identity, now_ms))
         return None

@@ -69,7 +69,7 @@ class Tokens:
 
     def __init__(self, limits: LoopbackLimits, *, kept: int = TOKENS) -> None:
         self.stats = TokenStats()
-        self._limits = limits
+        self.limits = limits  # replaced while running; what waits goes on waiting
         self._kept = kept
         self._since_ms: float | None = None  # each token notified since then is here; None: the source is lost
         self._seen: dict[str, float] = {}  # token -> when it came, oldest first
@@ -140,7 +140,7 @@ class Tokens:
             self.stats.passed += 1
             return Passed()
         count = self._per_subscriber.get(subscriber, 0)
-        limits = self._limits
+        limits = self.limits
         if count >= limits.barriers_per_subscriber or self._count >= limits.barriers:
             self.stats.refused += 1
             return Full(limits.barriers_per_subscriber)

@@ -141,6 +141,11 @@ class CatalogueWatcher(Generic[Verdict]):
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    def reload(self, options: CatalogueOptions) -> None:
+        """Go on with these from the next look on."""
+        self._options = options
+        self._is_due.set()  # the pause under way is one of the old options
+
     def source_up(self) -> None:
         """The database is there: look now, and from time to time."""
         self._may_look.set()

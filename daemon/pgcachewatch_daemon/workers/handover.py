@@ -36,7 +36,7 @@ class Handover:
     """
 
     def __init__(self, limits: HistoryLimits) -> None:
-        self._limits = limits
+        self.limits = limits  # replaced while running; the next change trims
         self._chapters: deque[Chapter] = deque()
         self._events = 0
         self._size_bytes = 0
@@ -73,7 +73,7 @@ class Handover:
         self.floor = seq
 
     def _trim(self, now_s: float) -> None:
-        limits, chapters = self._limits, self._chapters
+        limits, chapters = self.limits, self._chapters
         while chapters and (
             self._events - chapters[0].events >= limits.events
             or self._size_bytes - chapters[0].size_bytes >= limits.bytes

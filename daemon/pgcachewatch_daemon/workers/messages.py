@@ -173,6 +173,14 @@ class Exposed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Settings were read anew: what a running worker can take over of them."""
+
+    options: RelayOptions
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Send everybody away, and end."""
 
@@ -256,6 +264,7 @@ FromPrimary: TypeAlias = (
     | ClosePlain
     | Ask
     | Exposed
+    | Reload
     | Drain
 )
 FromWorker: TypeAlias = Hello | Serving | Ensure | Needed | Hasten | HastenLook | State | AskMetrics | Counted

@@ -23,8 +23,8 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
@@ -41,7 +41,7 @@ from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
-from pgcachewatch_daemon.relay import RelayOptions
+from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.unreadable import UnreadableLog
@@ -70,6 +70,7 @@ from pgcachewatch_daemon.workers.messages import (
     LoopedBack,
     Message,
     Needed,
+    Reload,
     Serving,
     SourceLost,
     SourceUp,
@@ -79,6 +80,7 @@ from pgcachewatch_daemon.workers.messages import (
     TokensSettled,
 )
 from pgcachewatch_daemon.workers.scrape import Scrapes
+from pgcachewatch_daemon.workers.shares import divide
 from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold
 from pgcachewatch_daemon.workers.staff import Staff
 
@@ -97,32 +99,6 @@ class Look:
 
     assessment: Assessment
     catalogue: bytes
-
-
-def divide(options: RelayOptions, *, port: int) -> RelayOptions:
-    """What one worker goes by: its share of what is limited for the whole relay, rounded down, and no password.
-
-    Shares add up to no more than the limit. The kernel spreads connections by chance, so a worker may be full a little
-    before the relay is; whoever it refuses comes back from another port and most likely to another worker.
-    """
-    size = options.workers
-    admission, barriers = options.admission, options.barriers
-    return replace(
-        options,
-        workers=1,
-        port=port,
-        node=options.node or socket.gethostname(),
-        source=replace(options.source, dsn=None),
-        catalogue=replace(options.catalogue, dsn=None),
-        sockets=replace(options.sockets, handshakes_limit=max(1, options.sockets.handshakes_limit // size)),
-        consumers=replace(options.consumers, is_offered=False),  # each has one process that gives its jobs
-        barriers=replace(barriers, barriers=max(1, barriers.barriers // size)),
-        admission=replace(
-            admission,
-            connections=max(1, admission.connections // size),
-            connections_per_address=max(1, admission.connections_per_address // size),
-        ),
-    )
 
 
 class PrimaryRelay:
@@ -154,7 +130,7 @@ class PrimaryRelay:
             retyped=lambda tables: None,  # the workers are told with the look
         )
         self._watcher: CatalogueWatcher[Look] = CatalogueWatcher(
-            replace(options.catalogue, dsn=options.catalogue.dsn or options.source.dsn),
+            catalogue_options(options),
             judge=self._judge,
             tell=self._looked,
             clock=time.monotonic,
@@ -173,6 +149,8 @@ class PrimaryRelay:
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._is_draining = False
+        # As relay.Relay's: what can be refused is looked at here, before workers are told.
+        self.preparations: list[Preparation] = [self._prepare_limits]
 
     # --- life
 
@@ -240,6 +218,24 @@ class PrimaryRelay:
         await self.drain()
         if self._staff.failure is not None:
             raise self._staff.failure
+
+    def reload(self, options: RelayOptions) -> None:
+        """As relay.Relay's, in each worker too. Raises ConfigurationError, and then nothing has changed."""
+        for take_over in [prepare(options) for prepare in self.preparations]:
+            take_over()
+        self.options = options
+        self._dispatch.flush()
+        for member in self._staff.following:
+            member.say(Reload(divide(options, port=self.port), logging.getLogger().getEffectiveLevel()))
+
+    def _prepare_limits(self, options: RelayOptions) -> Callable[[], None]:
+        return partial(self._take_limits, options)
+
+    def _take_limits(self, options: RelayOptions) -> None:
+        self._loopback.limits = self._tokens.limits = options.barriers
+        self._handover.limits = options.history
+        self._source.reload(options.source)
+        self._watcher.reload(catalogue_options(options))
 
     async def _until_stopped(self, waiting: Coroutine[None, None, object]) -> bool:
         """True when it ended, False when the relay is stopped before that."""

@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded, PGCacheWatchError
-from pgcachewatch_daemon.io.catalogue import CatalogueStats
-from pgcachewatch_daemon.io.postgres import SourceStats
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats
+from pgcachewatch_daemon.io.postgres import SourceOptions, SourceStats
 from pgcachewatch_daemon.workers.messages import (
     Ensure,
     Hasten,
@@ -57,6 +57,9 @@ class Upstream:
             for waiter in waiters:
                 waiter.cancel()
         self._waiters.clear()
+
+    def reload(self, options: SourceOptions) -> None:
+        """Nothing: the session is the primary's."""
 
     def is_listening(self, channel: str) -> bool:
         return self.is_up and channel in self._channels
@@ -160,6 +163,9 @@ class UpstreamWatcher:
 
     async def close(self) -> None:
         """Nothing."""
+
+    def reload(self, options: CatalogueOptions) -> None:
+        """Nothing: the primary looks."""
 
     def source_up(self) -> None:
         """The primary knows."""

@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from typing import Literal, cast
 
+from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.workers.follower import FollowerRelay
 from pgcachewatch_daemon.workers.link import Link
-from pgcachewatch_daemon.workers.messages import Drain, FromPrimary, Hello, Here, Message, Serving, Start
+from pgcachewatch_daemon.workers.messages import Drain, FromPrimary, Hello, Here, Message, Reload, Serving, Start
 
 LOST_GRACE_S = 1.0
 ALARM_S = 5  # whole seconds
@@ -51,6 +52,7 @@ async def _serve(end: socket.socket) -> int:
     worker = Worker(on_lost=_end_soon)
     loop.add_signal_handler(signal.SIGTERM, worker.leave, "drain")
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # whoever signals all processes means the primary
     return await worker.run(end)
 
 
@@ -124,11 +126,21 @@ class Worker:
             self._relay = FollowerRelay(message.options, self._say, sockets=sockets)
         elif isinstance(message, Drain):
             self.leave("drain")
+        elif isinstance(message, Reload):
+            self._reload(message)
         else:
             assert self._relay is not None, "the first message is Start"
             self._relay.told(message)
             if isinstance(message, Here):
                 self._starting = asyncio.get_running_loop().create_task(self._start(self._relay))
+
+    def _reload(self, told: Reload) -> None:
+        assert self._relay is not None, "the first message is Start"
+        logging.getLogger().setLevel(told.log_level)
+        try:
+            self._relay.reload(told.options)
+        except ConfigurationError as error:  # a file that was good a moment ago, when the primary looked at it
+            logger.error("settings not reloaded, this worker goes on with those it has", problem=str(error))
 
     async def _start(self, relay: FollowerRelay) -> None:
         try:

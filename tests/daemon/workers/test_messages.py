@@ -38,6 +38,7 @@ SAID: list[Message] = [
     messages.ClosePlain("why"),
     messages.Ask(1),
     messages.Exposed(b"text"),
+    messages.Reload(RelayOptions(port=1), 20),
     messages.Drain(),
     messages.Hello(),
     messages.Serving(8420),

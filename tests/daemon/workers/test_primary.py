@@ -10,46 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from pgcachewatch_daemon.core.admission import AdmissionLimits
-from pgcachewatch_daemon.core.loopback import LoopbackLimits
-from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.metrics import METRICS
-from pgcachewatch_daemon.io.postgres import SourceOptions
-from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.workers import primary
-from pgcachewatch_daemon.workers.primary import PrimaryRelay, divide
+from pgcachewatch_daemon.workers.primary import PrimaryRelay
 from tests.raw_client import get, options
 from tests.waiting import eventually
 
-OPTIONS = RelayOptions(
-    port=0,
-    node="",
-    workers=4,
-    source=SourceOptions(dsn="postgresql://u:secret@h/d", heartbeat_s=0.25),
-    catalogue=CatalogueOptions(dsn="postgresql://u:secret@h/d"),
-    admission=AdmissionLimits(connections=10, connections_per_address=3),
-    sockets=SocketLimits(handshakes_limit=9),
-    barriers=LoopbackLimits(barriers=101, barriers_per_subscriber=7),
-)
-
-
-def test_shares_add_up_to_no_more_than_the_limit_and_are_never_nothing() -> None:
-    share = divide(OPTIONS, port=8420)
-    assert share.admission == AdmissionLimits(connections=2, connections_per_address=1)
-    assert share.sockets.handshakes_limit == 2
-    assert share.barriers == LoopbackLimits(barriers=25, barriers_per_subscriber=7)
-
-
-def test_a_worker_knows_no_password_and_what_clients_are_told() -> None:
-    share = divide(OPTIONS, port=8420)
-    assert "secret" not in repr(share)
-    assert (share.port, share.workers, share.source.heartbeat_s) == (8420, 1, 0.25)
-    assert share.node, "the name is the machine's, and the same for all"
-
 
 async def test_what_it_counts_itself_and_what_workers_count_are_the_table() -> None:
-    relay = PrimaryRelay(OPTIONS)
+    relay = PrimaryRelay(RelayOptions(port=0, workers=4))
     text = (await relay._scrapes.ask()).decode()
     own = set(relay._readings())
     assert own | set(Relay(RelayOptions()).client_readings()) == {row.name for row in METRICS}

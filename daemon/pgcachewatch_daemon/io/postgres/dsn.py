@@ -12,6 +12,10 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 import asyncpg
 
 MASK = "***"
+POOLED = (
+    "the session is not with the backend that was announced: a connection pooler such as PgBouncer stands between, and "
+    "would lose notifications; give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
+)
 
 
 class Unfit(Exception):

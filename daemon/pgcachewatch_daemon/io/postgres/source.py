@@ -27,7 +27,7 @@ from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
-from pgcachewatch_daemon.io.postgres.dsn import Unfit, advise, describe_dsn, split_hosts
+from pgcachewatch_daemon.io.postgres.dsn import POOLED, Unfit, advise, describe_dsn, split_hosts
 from pgcachewatch_daemon.io.postgres.journal import Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
 from pgcachewatch_daemon.io.postgres.session import loopback_sql, open_session
@@ -110,6 +110,11 @@ class PostgresSource:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.cancel()
         self._waiters.clear()
+
+    def reload(self, options: SourceOptions) -> None:
+        """Go on with these. The session there is stays; the next one is opened with what they say."""
+        self._options = options
+        self._hosts = split_hosts(options.dsn)
 
     def ensure_channel(self, channel: str) -> asyncio.Future[None]:
         """Done once LISTEN on this channel is proven. Waits through reconnects.
@@ -252,10 +257,7 @@ class PostgresSource:
         if own_pid != connection.get_server_pid():
             # A pooler invents this number. Its transaction mode would even bring the loopback back, inside the command
             # that sent it, and lose what others notify in between; so the loopback alone does not prove enough.
-            raise Unfit(
-                "the session is not with the backend that was announced: a connection pooler such as PgBouncer stands "
-                "between, and would lose notifications; give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
-            )
+            raise Unfit(POOLED)
         if connection.get_server_version().major >= IDLE_SESSION_TIMEOUT_SINCE:
             await connection.execute("SET idle_session_timeout = 0")
         await connection.add_listener(self._loopback_channel, self._notified)

@@ -45,6 +45,15 @@ class WebSocketServer:
         return self._shared.stats
 
     @property
+    def limits(self) -> SocketLimits:
+        """Replaced while running, for all connections; the send buffer is that of new ones."""
+        return self._shared.limits
+
+    @limits.setter
+    def limits(self, limits: SocketLimits) -> None:
+        self._shared.limits = limits
+
+    @property
     def connections(self) -> Collection[Connection]:
         """Every open socket, also those that only ask for /metrics."""
         return self._shared.connections

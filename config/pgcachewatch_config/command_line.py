@@ -1,0 +1,38 @@
+"""Options as flags of a command, and all sources read for it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Collection
+
+from pgcachewatch_config.reference import render_help
+from pgcachewatch_config.settings import Settings
+from pgcachewatch_config.sources import CONFIG_VARIABLE, Loaded, load
+from pgcachewatch_config.spelling import flag, is_switch
+
+
+def add_options(parser: argparse.ArgumentParser, names: Collection[str] = tuple(Settings.model_fields)) -> None:
+    """A flag for each of these options, and --config."""
+    group = parser.add_argument_group(
+        "settings", "Each may also stand in the configuration file or the environment; the command line wins."
+    )
+    group.add_argument(
+        "--config", metavar="FILE", default=os.environ.get(CONFIG_VARIABLE), help=f"TOML file. Also {CONFIG_VARIABLE}."
+    )
+    for name in names:
+        group.add_argument(
+            flag(name),
+            dest=name,
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            help=render_help(name).replace("%", "%%"),
+            nargs="?" if is_switch(name) else None,
+            const="true" if is_switch(name) else None,
+        )
+
+
+def read(given: argparse.Namespace) -> Loaded:
+    """The settings as all sources say now. Raises ConfigurationError."""
+    flags = {name: value for name, value in vars(given).items() if name in Settings.model_fields}
+    return load(flags, config_file=given.config)

@@ -1,0 +1,146 @@
+"""Settings read anew: what is said of each change, and that nothing changes when they can not work."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from websockets.typing import Subprotocol
+
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_config import Loaded, Settings
+from pgcachewatch_daemon.core.admission import AdmissionLimits
+from pgcachewatch_daemon.relay import Relay, RelayOptions
+from pgcachewatch_daemon.reloading import Reloading
+from tests.postgres import Database
+from tests.raw_client import Client, kill_listener, options, refused, running
+
+SUBPROTOCOL = Subprotocol("pgcachewatch.v1")
+RELAYS_SQL = "SELECT usename::text FROM pg_stat_activity WHERE application_name = 'pgcachewatch relay' AND datname = $1"
+
+
+@pytest.fixture(autouse=True)
+def _root_level() -> Iterator[None]:
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+def reload(before: Settings, after: Settings, apply: Callable[[Settings], None] = lambda settings: None) -> Reloading:
+    logging.getLogger().setLevel(before.log_level.upper())
+    reloading = Reloading(before, read=lambda: Loaded(after, {}), apply=apply)
+    reloading.reload()
+    return reloading
+
+
+def test_a_change_is_one_line_with_both_values(caplog: pytest.LogCaptureFixture) -> None:
+    applied: list[Settings] = []
+    reload(Settings(), Settings(connections_limit=5), applied.append)
+    assert [settings.connections_limit for settings in applied] == [5]
+    assert 'option changed option=connections_limit old=10000 new=5 source="the defaults"' in caplog.messages
+    assert caplog.messages[-1] == "settings reloaded changed=1"
+
+
+def test_an_option_that_needs_a_restart_is_warned_of_each_time_and_keeps_its_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    applied: list[Settings] = []
+    reloading = reload(Settings(), Settings(port=1), applied.append)
+    reloading.reload()
+    assert [settings.port for settings in applied] == [8420, 8420]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ['option needs a restart to change option=port old=8420 new=1 source="the defaults"'] * 2
+
+
+def test_settings_that_can_not_work_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse() -> Loaded:
+        raise ConfigurationError("option 'port' can not be 'x'")
+
+    applied: list[Settings] = []
+    reloading = Reloading(Settings(), read=refuse, apply=applied.append)
+    reloading.reload()
+    assert (applied, reloading.running) == ([], Settings())
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "option 'port' can not be 'x'" in record.getMessage()
+
+
+def test_a_part_that_refuses_keeps_the_old_settings_and_the_old_level() -> None:
+    def refuse(settings: Settings) -> None:
+        raise ConfigurationError("the file of tokens is not readable")
+
+    reloading = reload(Settings(), Settings(log_level="debug"), refuse)
+    assert reloading.running == Settings()
+    assert logging.getLogger().level == logging.INFO
+
+
+@pytest.mark.parametrize(("old", "new"), [("info", "error"), ("error", "info")])
+def test_the_log_level_changes_and_the_line_that_says_so_is_seen(
+    old: str, new: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reload(Settings.model_validate({"log_level": old}), Settings.model_validate({"log_level": new}))
+    assert logging.getLogger().level == logging.getLevelNamesMapping()[new.upper()]
+    assert f'option changed option=log_level old={old} new={new} source="the defaults"' in caplog.messages
+
+
+def test_a_password_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    before = Settings.model_validate({"dsn": "postgresql://u:hunter2@h/d"})
+    reload(before, Settings.model_validate({"dsn": "postgresql://u:hunter3@h/d"}))
+    assert "option changed option=dsn old=postgresql://u:***@h/d" in caplog.text
+    assert "hunter" not in caplog.text
+
+
+# --- the relay
+
+
+async def test_a_lower_limit_holds_for_newcomers_and_sends_nobody_away(database: Database) -> None:
+    async with running(options(database.dsn)) as relay, Client(relay) as first, Client(relay) as second:
+        await first.hello()
+        await second.hello()
+        relay.reload(_with(relay.options, connections=1))
+        assert await refused(f"{relay.url}/v1/ws", subprotocols=[SUBPROTOCOL]) == 503
+        relay.reload(_with(relay.options, connections=3))
+        async with Client(relay) as third:
+            await third.hello()
+        await first.until("mark")
+        await second.until("mark")
+
+
+async def test_another_login_is_used_from_the_next_connection_on(database: Database) -> None:
+    role = f"relay_{secrets.token_hex(4)}"
+    other = urlsplit(database.dsn)
+    other = other._replace(netloc=f"{role}:changed@{other.netloc.rpartition('@')[2]}")
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'changed'")
+        async with running(options(database.dsn)) as relay, Client(relay) as client:
+            await client.hello()
+            relay.reload(replace(relay.options, source=replace(relay.options.source, dsn=other.geturl())))
+            await client.until("mark")
+            await kill_listener(database)
+            await client.until("reset")
+            name = await connection.fetchval("SELECT current_database()")
+            assert await connection.fetchval(RELAYS_SQL, name) == role
+    finally:
+        await connection.execute(f"DROP ROLE {role}")
+        await connection.close()
+
+
+async def test_parts_are_asked_before_any_of_them_changes() -> None:
+    def refuse(new: RelayOptions) -> Callable[[], None]:
+        raise ConfigurationError("no")
+
+    relay = Relay(RelayOptions(port=0))
+    relay.preparations.append(refuse)
+    with pytest.raises(ConfigurationError):
+        relay.reload(_with(relay.options, connections=1))
+    assert relay._admission.limits == relay.options.admission == RelayOptions().admission
+
+
+def _with(given: RelayOptions, *, connections: int) -> RelayOptions:
+    return replace(given, admission=AdmissionLimits(connections=connections))
