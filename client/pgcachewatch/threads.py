@@ -39,6 +39,7 @@ from pgcachewatch.aio.consuming import ConsumerStream
 from pgcachewatch.aio.events import EventStream, closed_error
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import Tag
+from pgcachewatch.core.store import CacheInfo
 from pgcachewatch.core.tokens import BarrierToken
 from pgcachewatch.errors import Closed, ConfigurationError, PGCacheWatchError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, OPERATIONS, ConsumedEvent, Event, Gap
@@ -136,6 +137,10 @@ class Client:
             with connection.cursor() as cursor:
                 cursor.execute(token.statement)
         return token
+
+    def cache_infos(self) -> dict[str, CacheInfo]:
+        """What `cache_info()` tells, of each cached function by its name; those of one name are added up."""
+        return self._client.cache_infos()
 
     def invalidate(self, *tags: Tag | str) -> int:
         """Drop what the functions with one of these tags have stored, in this process. Returns how many functions."""

@@ -34,6 +34,7 @@ from pgcachewatch.aio.consuming import ConsumerFeed, ConsumerStream, OnGap
 from pgcachewatch.aio.events import EventStream, Feed, closed_error
 from pgcachewatch.aio.watch import Watch
 from pgcachewatch.core.dependencies import Tag
+from pgcachewatch.core.store import CacheInfo
 from pgcachewatch.core.subscriptions import table_scopes
 from pgcachewatch.core.tokens import BarrierToken
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError
@@ -223,6 +224,17 @@ class Client:
         self._check_open("cache")
         decorate = self._caching.decorator(**options)
         return decorate if function is None else decorate(function)
+
+    def cache_infos(self) -> dict[str, CacheInfo]:
+        """What `cache_info()` tells, of each cached function by its name; those of one name are added up.
+
+        O(entries); may be asked from any thread.
+        """
+        found: dict[str, CacheInfo] = {}
+        for reader in tuple(self._watch.caches):
+            info = reader.info()
+            found[reader.label] = found[reader.label] + info if reader.label in found else info
+        return found
 
     def invalidate(self, *tags: Tag | str) -> int:
         """Drop what the functions with one of these tags have stored, in this process. Returns how many functions.

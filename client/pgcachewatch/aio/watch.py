@@ -25,6 +25,7 @@ from pgcachewatch.aio.consuming import ConsumerFeed
 from pgcachewatch.core.dependencies import RowKey, Rows
 from pgcachewatch.core.freshness import Freshness
 from pgcachewatch.core.snapshots import Snapshot
+from pgcachewatch.core.store import CacheInfo
 from pgcachewatch.core.subscriptions import Subscriptions, dimension_place, row_place
 from pgcachewatch.core.trust import NEVER, Trust
 from pgcachewatch.errors import ConfigurationError, ConnectionFailed, NotFresh, PGCacheWatchError, Refused
@@ -47,6 +48,9 @@ class Flushed(Protocol):
 
     lock: contextlib.AbstractContextManager[object]
 
+    def info(self) -> CacheInfo:
+        """Counts up to now. O(entries)."""
+
     def flush(self, xid: int | None = None) -> None:
         """Nothing stored or running may be served to a later caller. O(1), from any thread. `xid`: who changed it."""
 
@@ -65,10 +69,14 @@ class CacheReader:
         self.is_live = False
         self._store = store
         self._watch = watch
-        self._label = label
+        self.label = label
         self._rows = rows
         self._dimensions = {dimension_place(one): number for number, one in enumerate(rows.dimensions if rows else ())}
         self._dimension_of: dict[int, int | None] = {}  # by the id of a subscription: each has one of its own
+
+    def info(self) -> CacheInfo:
+        """Counts of the function's cache. O(entries), from any thread."""
+        return self._store.info()
 
     def changed(self, change: deliveries.Change, sub: messages.Sub) -> None:  # hot path
         try:
@@ -103,7 +111,7 @@ class CacheReader:
         known = tuple(each for each in types if each is not None)
         if len(known) < len(types):
             rows.problem = "the relay does not tell the types of its rows' columns; upgrade it, or use tables="
-            logger.error("%s: %s", self._label, rows.problem)
+            logger.error("%s: %s", self.label, rows.problem)
             return False
         rows.types, rows.problem = known, ""
         return True
@@ -113,7 +121,7 @@ class CacheReader:
             if self._rows.problem == str(error):
                 return
             self._rows.problem = str(error)
-        logger.error("%s will run for every call: %s", self._label, error)
+        logger.error("%s will run for every call: %s", self.label, error)
 
     def stopped(self, error: PGCacheWatchError) -> None:
         """Nothing to do: the lease ends by itself, and what was proven holds until then."""

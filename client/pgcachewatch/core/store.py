@@ -36,8 +36,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import operator
 from collections.abc import Collection, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Generic, TypeVar
 
 from pgcachewatch.core.dependencies import RowKey
@@ -130,6 +131,10 @@ class CacheInfo:
     discards: int = 0
     bypasses: int = 0
     flushes: int = 0
+
+    def __add__(self, other: CacheInfo) -> CacheInfo:
+        """Both caches taken together."""
+        return CacheInfo(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from pgcachewatch.aio.watch import CacheReader, Watch
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import RowKey
 from pgcachewatch.core.snapshots import Snapshot
+from pgcachewatch.core.store import CacheInfo
 from pgcachewatch.core.trust import Trust
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, Scope
 from pgcachewatch.testing import URL, FakeRelay
@@ -27,6 +28,9 @@ class StubCache:
         self.rows: list[RowKey] = []
         self.trust = Trust()
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+    def info(self) -> CacheInfo:
+        return CacheInfo(hits=0, misses=0, maxsize=0, currsize=0, flushes=self.flushes)
 
     def flush(self, xid: int | None = None) -> None:
         self.flushes += 1

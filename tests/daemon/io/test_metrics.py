@@ -10,6 +10,7 @@ import pytest
 
 import pgcachewatch_daemon
 from pgcachewatch_daemon.io.metrics import METRICS, Exposition, Histogram, Reading, Row, render_table
+from tests.promtool import needs_promtool, promtool
 
 BASE_UNITS = {"seconds", "bytes", "ratio"}
 DOCUMENT = Path(pgcachewatch_daemon.__file__).parent / "METRICS.md"
@@ -76,3 +77,8 @@ def test_a_histogram_counts_cumulatively_and_its_bounds_belong_to_the_lower_buck
         histogram.observe(value)
     assert histogram.buckets() == [("0.1", 2.0), ("1", 3.0), ("+Inf", 4.0)]
     assert histogram.total == pytest.approx(7.65)
+
+
+@needs_promtool
+def test_prometheus_finds_no_fault_with_it() -> None:
+    assert promtool("check", "metrics", given=Exposition(readings).render()) == ""
