@@ -9,15 +9,21 @@ The packages that speak to it take half a second to import, so they are imported
 from __future__ import annotations
 
 import gc
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from tests.tidy.tree import ROOT
+
 ENGINE_TIMEOUT_S = 2
 PULL_TIMEOUT_S = 120
+REQUIRED_VARIABLE = "PGCW_CONTAINER_REQUIRED"
+BASE = re.compile(r"^ARG BASE_IMAGE=(\S+)$", re.MULTILINE)
 
 Client = Any  # docker.DockerClient, which has no types
 Image = Any  # docker's, likewise
@@ -86,7 +92,21 @@ def engine_with(*names: str) -> Iterator[Client]:
                 present_image(client, name)
             yield client
     except Unavailable as reason:
-        pytest.skip(str(reason))
+        skip(str(reason))
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the test; in the container lane, which brings an engine of its own, fail it."""
+    if os.environ.get(REQUIRED_VARIABLE):
+        pytest.fail(f"{REQUIRED_VARIABLE} is set, but {reason}")
+    pytest.skip(reason)
+
+
+def base_image() -> str:
+    """What the Dockerfile is built on."""
+    found = BASE.search((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert found, "the Dockerfile names its base image"
+    return found[1]
 
 
 def _errors() -> tuple[type[Exception], ...]:

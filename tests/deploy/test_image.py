@@ -1,13 +1,15 @@
 """The relay's image, built from the Dockerfile and run by a real engine: what is in it, and how it lives and ends.
 
-Runs where an engine answers that has the base image: nothing is pulled here. The packages of the lock files come from
-the package index; where that can not be reached, these tests are skipped too. Containers share the machine's network,
-so that the address of the tests' database holds inside. The build's own layers stay behind, to make the next one short.
+Runs where an engine answers that has the base image: nothing is pulled here (`make lane-container` brings both). The
+packages come from Debian and from the package index; where these can not be reached, the tests are skipped too.
+Containers share the machine's network, so that the address of the tests' database holds inside. The build's own layers
+stay behind, to make the next one short.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -28,9 +30,10 @@ from tests.waiting import eventually, wait_until
 
 BUILD_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 30
-BASE = re.compile(r"^ARG PYTHON_IMAGE=(\S+)$", re.MULTILINE)
 LOCKED = re.compile(r"^([a-z0-9-]+)==", re.MULTILINE)
-OFFLINE = "after connection broken by"  # pip, of an index that does not answer
+LOCKED_VERSION = re.compile(r"^([a-z0-9-]+)==([^ \\]+)", re.MULTILINE)
+OFFLINE = ("after connection broken by", "Temporary failure resolving", "Could not connect to")  # pip, then apt
+SIZE_LIMIT_BYTES = 150_000_000
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
 Container = Any  # docker's, which has no types
 
@@ -39,9 +42,7 @@ pytestmark = [pytest.mark.container, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Client]:
-    base = BASE.search((ROOT / "Dockerfile").read_text())
-    assert base, "the Dockerfile names its base image"
-    with docker_engine.engine_with(base[1]) as client:
+    with docker_engine.engine_with(docker_engine.base_image()) as client:
         client.api.timeout = BUILD_TIMEOUT_S
         yield client
 
@@ -55,8 +56,8 @@ def image(engine: Client) -> Iterator[Image]:
         built, _ = engine.images.build(path=str(ROOT), tag=tag, rm=True, forcerm=True, network_mode="host")
     except docker.errors.BuildError as error:
         log = "".join(line.get("stream", "") for line in error.build_log)
-        if OFFLINE in log:
-            pytest.skip("the engine has the base image, but the package index can not be reached from a build")
+        if any(sign in log for sign in OFFLINE):
+            docker_engine.skip("the engine has the base image, but a build can not reach Debian and the package index")
         pytest.fail(f"{error}\n{log}")
     yield built
     engine.images.remove(tag)
@@ -83,7 +84,12 @@ def container(engine: Client, image: Image, **options: Any) -> Iterator[Containe
 @contextmanager
 def relay(engine: Client, image: Image, dsn: str) -> Iterator[tuple[Container, int]]:
     port = free_port()
-    with container(engine, image, environment={"PGCACHEWATCH_DSN": dsn, "PGCACHEWATCH_PORT": str(port)}) as started:
+    environment = {
+        "PGCACHEWATCH_DSN": dsn,
+        "PGCACHEWATCH_PORT": str(port),
+        "PGCACHEWATCH_ALLOW_ANONYMOUS": "true",
+    }
+    with container(engine, image, environment=environment) as started:
         yield started, port
 
 
@@ -104,6 +110,38 @@ def test_image_holds_the_locked_packages_and_ours_and_no_installer(engine: Clien
 
     locked = set(LOCKED.findall((ROOT / "deploy/locks/daemon.txt").read_text()))
     assert inside == locked | {"pgcachewatch"}
+
+
+def test_image_is_small_and_says_where_it_comes_from(engine: Client, image: Image) -> None:
+    labels = image.attrs["Config"]["Labels"]
+
+    assert image.attrs["Size"] < SIZE_LIMIT_BYTES
+    assert {
+        f"org.opencontainers.image.{name}" for name in ("title", "source", "version", "revision", "licenses")
+    } < set(labels)
+
+
+def test_image_holds_its_bill_of_materials(engine: Client, image: Image) -> None:
+    with container(engine, image, entrypoint=["cat", "/opt/pgcachewatch/sbom.cdx.json"]) as started:
+        assert started.wait()["StatusCode"] == 0
+        bill = json.loads(log_of(started))
+
+    told = {(each["name"], each["version"]) for each in bill["components"] if each["purl"].startswith("pkg:pypi/")}
+    locked = set(LOCKED_VERSION.findall((ROOT / "deploy/locks/daemon.txt").read_text()))
+    assert told == locked
+    assert any(each["purl"].startswith("pkg:deb/debian/libssl") for each in bill["components"])
+
+
+def test_start_compiles_nothing(engine: Client, image: Image) -> None:
+    """What has no bytecode is compiled at each start, because nobody may write it: that would take half a second."""
+    program = (
+        "import pathlib, sys; from importlib.util import cache_from_source; import pgcachewatch_daemon.cli; "
+        "import pgcachewatch_daemon.workers.worker; "
+        "found = [m.__spec__.origin for m in list(sys.modules.values()) if getattr(m, '__spec__', None)]; "
+        "print([f for f in found if f and f.endswith('.py') and not pathlib.Path(cache_from_source(f)).exists()])"
+    )
+
+    assert printed_by(engine, image, program).strip() == "[]"
 
 
 def test_image_runs_as_nobody_who_could_change_it(engine: Client, image: Image) -> None:
@@ -146,6 +184,24 @@ async def test_relay_in_the_image_becomes_healthy_serves_and_drains(
 
         assert started.wait()["StatusCode"] == 0
         assert "relay stopped" in log_of(started)
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+def test_signal_to_process_1_ends_the_container_cleanly(
+    engine: Client, image: Image, database: Database, signal: str
+) -> None:
+    with relay(engine, image, database.dsn) as (started, _):
+        wait_until(lambda: "relay listening" in log_of(started))
+
+        started.kill(signal)
+
+        assert started.wait(timeout=STOP_TIMEOUT_S)["StatusCode"] == 0
+
+
+def test_image_does_not_serve_strangers_unless_it_is_told_to(engine: Client, image: Image) -> None:
+    with container(engine, image, environment={"PGCACHEWATCH_DSN": NO_DATABASE}) as started:
+        assert started.wait(timeout=STOP_TIMEOUT_S)["StatusCode"] == 2
+        assert "allow_anonymous" in log_of(started)
 
 
 def test_image_is_not_healthy_without_its_database(engine: Client, image: Image) -> None:
