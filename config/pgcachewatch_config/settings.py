@@ -303,6 +303,12 @@ class Settings(BaseSettings):
         "connection and hands changes on; each has its share of connections_limit, connections_per_address_limit, "
         "handshakes_limit and barriers_limit, and a client that is refused by one may find room at the next attempt.",
     )
+    page: bool = option(
+        True,
+        "Operation",
+        "Serve the page for people at / and its state at /v1/status. An open page costs what one more client costs, "
+        "and about 3 ms a second. false: both are 404.",
+    )
     node: Annotated[str, pydantic.Field(max_length=200)] = option(
         "", "Operation", "Name of this relay in its welcome. Empty: the host's name."
     )

@@ -77,6 +77,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         drain_grace_s=settings.drain_grace_s,
         drain_jitter_s=settings.drain_jitter_s,
         workers=settings.workers,
+        page=settings.page,
         log_format=settings.log_format,
         source=_source_options(settings),
         catalogue=CatalogueOptions(

@@ -18,7 +18,7 @@ import datetime
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
-from pgcachewatch_daemon.sql.drift import KINDS
+from pgcachewatch_daemon.sql.drift import KINDS, Finding
 
 RETRY_AFTER_MS = 200.0
 ADVICE_NAMES = 20_000
@@ -92,6 +92,11 @@ class Inspection:
         self._asked: dict[tuple[object, ...], float] = {}  # what would be refused, and when it was asked first
         self._advised = 0
         self._distrusted: dict[str, set[str]] = {}  # table -> schemas
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the last look found that is not as it was installed."""
+        return self._last.findings if self._last is not None else ()
 
     @property
     def age_s(self) -> float:

@@ -93,7 +93,7 @@ def source_readings(
         "workers": workforce.alive,
         "worker_restarts": workforce.restarts,
         "worker_silences": workforce.silences,
-        "build_info": {(_version(), platform.python_version()): 1.0},
+        "build_info": {(package_version(), platform.python_version()): 1.0},
     }
 
 
@@ -155,7 +155,7 @@ def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, 
     return {(str(label),): float(count) for label, count in counts.items()}
 
 
-def _version() -> str:
+def package_version() -> str:
     try:
         return version("pgcachewatch")
     except PackageNotFoundError:  # run from a checkout that was never installed

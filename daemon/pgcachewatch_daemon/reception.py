@@ -196,8 +196,9 @@ class Reception:
                 self._enter_protocol(connection)
             case Page.PLAIN:
                 self._enter_plain(connection, decision.channel)
-            case page:
-                self._site.show(page, partial(self._answer, connection))
+            case _:
+                tags = request.headers.get("if-none-match", "")
+                self._site.show(decision, partial(self._answer, connection), known_tags=tags)
 
     def received(self, connection: Connection, frame: str | bytes) -> None:
         visitor = connection.visitor
@@ -279,7 +280,7 @@ class Reception:
         if isinstance(decision, Refuse):
             self._answer(connection, http.refuse(decision.status, decision.reason, decision.retry_after_s))
             return None
-        visitor = Visitor(connection, session)
+        visitor = Visitor(connection, session, since_s=self._now_s())
         connection.visitor = visitor
         self.visitors.add(visitor)
         return visitor

@@ -26,6 +26,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
+from pgcachewatch_daemon import health
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
@@ -46,6 +47,7 @@ from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, 
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
+from pgcachewatch_daemon.overview import Kept, View, render
 from pgcachewatch_daemon.posts import ConsumerOptions, Desk
 from pgcachewatch_daemon.process import LogFormat
 from pgcachewatch_daemon.readings import (
@@ -57,7 +59,8 @@ from pgcachewatch_daemon.readings import (
     source_readings,
 )
 from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
-from pgcachewatch_daemon.site import Site
+from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
+from pgcachewatch_daemon.site import Site, status_answer
 from pgcachewatch_daemon.unreadable import UnreadableLog
 
 LOST_ROW_TEXT = 300
@@ -82,6 +85,7 @@ class RelayOptions:
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
     workers: int = 1
+    page: bool = True
     log_format: LogFormat = "auto"
     source: SourceOptions = field(default_factory=SourceOptions)
     catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
@@ -164,11 +168,18 @@ class Relay:
             consuming=self._consuming,
             admission=self._admission,
             source=self._source,
-            site=Site(checks=self.checks, show_metrics=self._show_metrics),
+            site=Site(
+                checks=self.checks,
+                show_metrics=self._show_metrics,
+                show_status=self._show_status,
+                has_page=options.page,
+            ),
             now_s=time.monotonic,
         )
         self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats)
         self._exposition = Exposition(self.readings)
+        self._status = Kept(time.monotonic)
+        self._began_s = time.monotonic()
         self._loopback_seconds = Histogram()
         self._barrier_seconds = Histogram()
         self._lag = LoopLag()
@@ -385,16 +396,12 @@ class Relay:
 
     def checks(self) -> Sequence[Check]:
         """The conditions of readiness."""
-        now_s = time.monotonic()
-        source = self._source
-        proven_ms = self._loopback.last_as_of_ms
-        age_s = now_s - proven_ms / 1_000 if proven_ms is not None else now_s - source.since_s
-        is_proven = source.is_up and proven_ms is not None and age_s <= source.proof_limit_s
-        draining_s = self._draining_since_s
-        return (
-            Check("source", source.is_up, now_s - source.since_s, "" if source.is_up else self._last_loss),
-            Check("loopback", is_proven, age_s, f"age in seconds; the limit is {source.proof_limit_s:g}"),
-            Check("accepting", draining_s is None, 0.0 if draining_s is None else now_s - draining_s),
+        return health.checks(
+            self._source,
+            proven_ms=self._loopback.last_as_of_ms,
+            loss=self._last_loss,
+            draining_since_s=self._draining_since_s,
+            now_s=time.monotonic(),
         )
 
     def readings(self) -> Mapping[str, Reading]:
@@ -427,6 +434,30 @@ class Relay:
 
     def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
         answer(Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render()))
+
+    def sights(self, *, has_tables: bool = True) -> Sights:
+        """Clients, and tables that changed, for people."""
+        now_s = time.monotonic()
+        tables, total = see_tables(self._hub.history, now_s=now_s) if has_tables else ((), 0)
+        clients = see_clients(self._reception.visitors, seq=self._hub.position.seq, now_s=now_s)
+        return Sights(clients, tables, total)
+
+    def _show_status(self, answer: Callable[[Answer], None]) -> None:
+        text = self._status.text
+        answer(status_answer(text if text is not None else self._status.keep(self._render_status())))
+
+    def _render_status(self) -> bytes:
+        view = View(
+            node=self.options.node or socket.gethostname(),
+            uptime_s=time.monotonic() - self._began_s,
+            position=self._hub.position,
+            checks=self.checks(),
+            source=self._source.stats,
+            readings=self.readings(),
+            sights=self.sights(),
+            findings=self._inspection.findings,
+        )
+        return render(view, wall_s=time.time())
 
 
 def catalogue_options(options: RelayOptions) -> CatalogueOptions:

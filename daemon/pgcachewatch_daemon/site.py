@@ -1,4 +1,4 @@
-"""What the relay's port shows to whoever asks by plain HTTP: is it alive, is it ready, what does it count.
+"""What the relay's port shows to whoever asks by plain HTTP: the page for people, its state, and what it counts.
 
 One page, one answer, nothing kept: a request that is neither a client's nor a page never comes here (io/http.route).
 """
@@ -7,22 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pgcachewatch_daemon.assets import HOME, Assets
 from pgcachewatch_daemon.io import http
-from pgcachewatch_daemon.io.http import Answer, Check, Page
+from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
 
 Show = Callable[[Answer], None]
 
+NO_PAGE = "this relay shows no page and no state: it was started with page = false; see /readyz and /metrics"
+
+
+def status_answer(text: bytes) -> Answer:
+    """`/v1/status` as it is sent."""
+    return Answer(200, {"Content-Type": http.JSON, "Cache-Control": "no-store"}, text)
+
 
 class Site:
-    """Answers for the pages of one relay. `show_metrics` may answer later: workers are asked first."""
+    """Answers for the pages of one relay. `show_metrics` and `show_status` may answer later: workers are asked first.
 
-    def __init__(self, *, checks: Callable[[], Sequence[Check]], show_metrics: Callable[[Show], None]) -> None:
+    Without `has_page` there is neither the page nor the state that it shows.
+    """
+
+    def __init__(
+        self,
+        *,
+        checks: Callable[[], Sequence[Check]],
+        show_metrics: Callable[[Show], None],
+        show_status: Callable[[Show], None],
+        has_page: bool = True,
+    ) -> None:
         self._checks = checks
         self._show_metrics = show_metrics
+        self._show_status = show_status
+        self._assets = Assets() if has_page else None
 
-    def show(self, page: Page, answer: Show) -> None:
-        """Call `answer` once, now or later. `page` is none that upgrades."""
-        match page:
+    def show(self, route: Route, answer: Show, *, known_tags: str = "") -> None:
+        """Call `answer` once, now or later. `route` is to no page that upgrades; `known_tags` is If-None-Match."""
+        match route.page:
+            case Page.HOME | Page.PART | Page.STATUS:
+                self._show_page(route, answer, known_tags)
             case Page.LIVE:
                 answer(http.live())
             case Page.READY:
@@ -32,4 +54,12 @@ class Site:
             case Page.METRICS:
                 self._show_metrics(answer)
             case Page.PROTOCOL | Page.PLAIN:
-                raise ValueError(f"{page} is for clients that upgrade")
+                raise ValueError(f"{route.page} is for clients that upgrade")
+
+    def _show_page(self, route: Route, answer: Show, known_tags: str) -> None:
+        if self._assets is None:
+            answer(http.text(404, NO_PAGE))
+        elif route.page is Page.STATUS:
+            self._show_status(answer)
+        else:
+            answer(self._assets.answer(route.part or HOME, known_tags=known_tags))

@@ -26,11 +26,12 @@ HELLO = Waiting(0, 0)
 
 
 class Visitor:
-    """One admitted connection. `session` is None on the plain path."""
+    """One admitted connection, since when by the relay's monotonic clock. `session` is None on the plain path."""
 
-    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "subscriber", "types")
+    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "since_s", "subscriber", "types")
 
-    def __init__(self, connection: Connection, session: RelaySession | None) -> None:
+    def __init__(self, connection: Connection, session: RelaySession | None, *, since_s: float = 0.0) -> None:
+        self.since_s = since_s
         self.connection = connection
         self.session = session
         self.subscriber: Subscriber | None = None

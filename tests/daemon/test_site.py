@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from pgcachewatch_daemon.io.http import Answer, Check, Page
-from pgcachewatch_daemon.site import Show, Site
+from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
+from pgcachewatch_daemon.site import Show, Site, status_answer
 
 READY = Check("source", True, 1.0)
 LOST = Check("source", False, 2.0, "closed")
 
 
-def shown(page: Page, *checks: Check) -> list[Answer]:
+def shown(page: Page, *checks: Check, part: str = "", has_page: bool = True, known_tags: str = "") -> list[Answer]:
     answers: list[Answer] = []
 
     def metrics(answer: Show) -> None:
         answer(Answer(200, {}, b"metrics"))
 
-    Site(checks=lambda: checks, show_metrics=metrics).show(page, answers.append)
+    def status(answer: Show) -> None:
+        answer(status_answer(b"{}"))
+
+    site = Site(checks=lambda: checks, show_metrics=metrics, show_status=status, has_page=has_page)
+    site.show(Route(page, part=part), answers.append, known_tags=known_tags)
     return answers
 
 
-@pytest.mark.parametrize("page", [Page.LIVE, Page.READY, Page.UP, Page.METRICS])
+PAGES = [Page.LIVE, Page.READY, Page.UP, Page.METRICS, Page.HOME, Page.STATUS]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_a_relay_that_is_ready_answers_each_page_with_200(page: Page) -> None:
     assert [answer.status for answer in shown(page, READY)] == [200]
 
@@ -31,12 +38,32 @@ def test_a_relay_that_is_not_ready_says_so(page: Page) -> None:
     assert [answer.status for answer in shown(page, LOST)] == [503]
 
 
-def test_a_relay_that_is_not_ready_is_alive() -> None:
-    assert [answer.status for answer in shown(Page.LIVE, LOST)] == [200]
+@pytest.mark.parametrize("page", [Page.LIVE, Page.HOME, Page.STATUS])
+def test_a_relay_that_is_not_ready_shows_itself_to_people(page: Page) -> None:
+    assert [answer.status for answer in shown(page, LOST)] == [200]
 
 
 def test_metrics_come_from_where_they_are_counted() -> None:
     assert [answer.body for answer in shown(Page.METRICS)] == [b"metrics"]
+
+
+def test_the_state_is_for_nobody_s_cache() -> None:
+    (answer,) = shown(Page.STATUS)
+    assert (answer.body, answer.headers["Cache-Control"]) == (b"{}", "no-store")
+
+
+def test_the_parts_of_the_page_are_its_files() -> None:
+    (script,) = shown(Page.PART, part="page.js")
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    assert [answer.status for answer in shown(Page.PART, part="page.js", known_tags=script.headers["ETag"])] == [304]
+    assert [answer.status for answer in shown(Page.PART, part="other.js")] == [404]
+
+
+@pytest.mark.parametrize("page", [Page.HOME, Page.PART, Page.STATUS])
+def test_without_the_page_there_is_a_sentence_instead(page: Page) -> None:
+    (answer,) = shown(page, part="page.js", has_page=False)
+    assert answer.status == 404
+    assert b"page = false" in answer.body
 
 
 @pytest.mark.parametrize("page", [Page.PROTOCOL, Page.PLAIN])

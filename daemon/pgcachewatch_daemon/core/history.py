@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pgcachewatch.models import Event, Gap
@@ -95,6 +96,10 @@ class History:
         self._entries.append(Entry(seq, change, size_bytes, now_s))
         self._size_bytes += size_bytes
         self._trim(now_s)
+
+    def newest(self, most: int) -> Iterator[Entry]:
+        """Up to `most` of what is kept, the newest first."""
+        return itertools.islice(reversed(self._entries), most)
 
     def since(self, seq: int) -> Replay | TooOld:
         """Every change after `seq`. The caller knows that `seq` is of this epoch and not in the future."""

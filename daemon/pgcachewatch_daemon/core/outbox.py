@@ -156,6 +156,13 @@ class Outbox:
     def size_bytes(self) -> int:
         return self._size_bytes + self._control_bytes
 
+    @property
+    def waits_from(self) -> int | None:
+        """The position that the reader was last sent, while something with a position is pending; else None."""
+        if self._conflation is not None and self._conflation.previous is not None:
+            return self._conflation.previous
+        return next((packet.previous for packet in self._packets if packet.kind in ("event", "mark")), None)
+
     def offer(self, packet: Packet) -> None:  # hot path
         """Queue `packet` behind everything offered before; once the end is decided, nothing follows what is queued."""
         if self.close is not None:

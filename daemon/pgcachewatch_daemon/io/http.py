@@ -2,7 +2,7 @@
 
 Pure: a request line in, an Answer out; the socket is somebody else's. `/livez` says that the process serves, `/readyz`
 that events provably flow, with a JSON body that names the failing check and since when; `/up` is the original's path
-for the same question. Each answer closes its connection, none is cached.
+for the same question; `/` is for people. Each answer closes its connection, and only the files of the page are cached.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ READ_METHODS = ("GET", "HEAD")
 class Page(Enum):
     """The paths there are."""
 
+    HOME = "/"
+    PART = "/page/"
+    STATUS = "/v1/status"
     LIVE = "/livez"
     READY = "/readyz"
     UP = "/up"
@@ -33,10 +36,11 @@ class Page(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes. `channel` is the plain path's, decoded; the empty text elsewhere."""
+    """Where a request goes. `channel` is the plain path's, decoded; `part` a file's name below PART. Else empty."""
 
     page: Page
     channel: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def route(method: str, target: str) -> Route | Answer:
     """Where a request goes, or why it goes nowhere: 404 for the path, 405 for the method.
 
     >>> route("GET", "/pgpubsub/my%20channel")
-    Route(page=<Page.PLAIN: '/pgpubsub/'>, channel='my channel')
+    Route(page=<Page.PLAIN: '/pgpubsub/'>, channel='my channel', part='')
     >>> route("POST", "/metrics").status
     405
     """
@@ -81,7 +85,9 @@ def _find(path: str) -> Route | None:
         # A channel that is not UTF-8 can not exist, and an empty one neither.
         channel = unquote(path[len(PLAIN_PATH_PREFIX) :], errors="replace")
         return Route(Page.PLAIN, channel) if channel and "�" not in channel else None
-    for page in (Page.LIVE, Page.READY, Page.UP, Page.METRICS, Page.PROTOCOL):
+    if path.startswith(Page.PART.value):
+        return Route(Page.PART, part=path[len(Page.PART.value) :])
+    for page in (Page.HOME, Page.STATUS, Page.LIVE, Page.READY, Page.UP, Page.METRICS, Page.PROTOCOL):
         if path == page.value:
             return Route(page)
     return None

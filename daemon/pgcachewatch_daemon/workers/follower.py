@@ -7,7 +7,6 @@ becomes a Gap of its channel at the same position, as it would there.
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import pickle
 import socket
@@ -21,12 +20,15 @@ from pgcachewatch_daemon.io.http import Answer
 from pgcachewatch_daemon.io.metrics import CONTENT_TYPE
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.relay import Relay, RelayOptions, Source, Watcher
+from pgcachewatch_daemon.site import status_answer
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.workers.awaited import Awaited
 from pgcachewatch_daemon.workers.backplane import FollowedBackplane
 from pgcachewatch_daemon.workers.messages import (
     Ask,
     AskMetrics,
+    AskStatus,
     Begin,
     Change,
     Changes,
@@ -42,12 +44,11 @@ from pgcachewatch_daemon.workers.messages import (
     Message,
     SourceLost,
     SourceUp,
+    StatusShown,
     TokenNotified,
     TokensSettled,
 )
 from pgcachewatch_daemon.workers.upstream import Upstream, UpstreamWatcher
-
-EXPOSED_WITHIN_S = 5.0
 
 logger = line_logger(__name__)
 
@@ -64,8 +65,8 @@ class FollowerRelay(Relay):
         self._upstream = Upstream(say, has_stamps=lambda: self._hub.has_stamps)
         self._upstream_watcher = UpstreamWatcher(say)
         self._catalogue: Catalogue | None = None
-        self._scrapers: list[Callable[[Answer], None]] = []
-        self._scrape_timer: asyncio.TimerHandle | None = None
+        self._metrics = Awaited(lambda: say(AskMetrics()))
+        self._shown_status = Awaited(lambda: say(AskStatus()))
         super().__init__(options)
 
     def _make_backplane(self) -> Backplane:
@@ -90,7 +91,9 @@ class FollowerRelay(Relay):
         self._server.stop_listening()
 
     async def close(self) -> None:
-        self._answer_scrapers(http.refuse(503, "the relay is going away"))
+        going = http.refuse(503, "the relay is going away")
+        self._metrics.told(going)
+        self._shown_status.told(going)
         await super().close()
 
     # --- what the primary tells, in order
@@ -109,10 +112,13 @@ class FollowerRelay(Relay):
                 self.token_notified(token)
             case TokensSettled():
                 self.tokens_settled()
-            case Ask(number):
-                self._say(Counted(number, self.client_readings()))
+            case Ask():
+                sights = self.sights(has_tables=message.wants_tables) if message.wants_clients else None
+                self._say(Counted(message.number, self.client_readings(), sights))
             case Exposed(text):
-                self._answer_scrapers(Answer(200, {"Content-Type": CONTENT_TYPE}, text))
+                self._metrics.told(Answer(200, {"Content-Type": CONTENT_TYPE}, text))
+            case StatusShown(text):
+                self._shown_status.told(status_answer(text))
             case Begin() | Here() | SourceUp() | SourceLost() | Listening() | ListenRefused():
                 self._told_of_source(message)
             case Looked(began_s, catalogue, retyped):
@@ -186,19 +192,10 @@ class FollowerRelay(Relay):
         self._upstream_watcher.looked()
         self._inspection.adopt(Assessment(self._catalogue, retyped=retyped), began_s)
 
-    # --- metrics: those of the whole relay
+    # --- what is of the whole relay
 
     def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
-        self._scrapers.append(answer)
-        if len(self._scrapers) == 1:
-            self._say(AskMetrics())
-            self._scrape_timer = asyncio.get_running_loop().call_later(
-                EXPOSED_WITHIN_S, self._answer_scrapers, http.refuse(503, "the primary does not answer")
-            )
+        self._metrics.wait(answer)
 
-    def _answer_scrapers(self, answer: Answer) -> None:
-        if self._scrape_timer is not None:
-            self._scrape_timer.cancel()
-        scrapers, self._scrapers = self._scrapers, []
-        for scraper in scrapers:
-            scraper(answer)
+    def _show_status(self, answer: Callable[[Answer], None]) -> None:
+        self._shown_status.wait(answer)

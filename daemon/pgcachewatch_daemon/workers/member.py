@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pgcachewatch_daemon.io.metrics import Reading
+from pgcachewatch_daemon.sights import Sights
 from pgcachewatch_daemon.workers.link import Link
 from pgcachewatch_daemon.workers.messages import Message, State
 
@@ -30,6 +31,7 @@ class Member:
         self.number = number
         self.state = State(is_busy=False, has_stamps=False)
         self.readings: Mapping[str, Reading] = {}
+        self.sights: Sights | None = None
         self.is_following = False  # it was handed everything, and hears what is said to all
         self.started_s = self.heard_s = time.monotonic()
         self.serving_since_s: float | None = None

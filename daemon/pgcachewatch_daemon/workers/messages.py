@@ -21,6 +21,7 @@ from pgcachewatch_daemon.core.tokens import Memory
 from pgcachewatch_daemon.io.metrics import Reading
 from pgcachewatch_daemon.io.postgres import LossReason
 from pgcachewatch_daemon.relay import RelayOptions
+from pgcachewatch_daemon.sights import Sights
 
 AS_READ, TABLE_WIDE = False, True
 
@@ -160,14 +161,23 @@ class ClosePlain:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Are you alive, and what have you counted? The answer is Counted with the same number."""
+    """Are you alive, and what have you counted? The answer is Counted with the same number, and what is wanted."""
 
     number: int
+    wants_clients: bool = False
+    wants_tables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
     """The text of /metrics for whoever asked with AskMetrics."""
+
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StatusShown:
+    """The text of /v1/status for whoever asked with AskStatus."""
 
     text: bytes
 
@@ -241,11 +251,17 @@ class AskMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class AskStatus:
+    """Somebody asks for /v1/status here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """The answer to Ask."""
 
     number: int
     readings: Mapping[str, Reading]
+    sights: Sights | None = None
 
 
 FromPrimary: TypeAlias = (
@@ -265,7 +281,10 @@ FromPrimary: TypeAlias = (
     | Ask
     | Exposed
     | Reload
+    | StatusShown
     | Drain
 )
-FromWorker: TypeAlias = Hello | Serving | Ensure | Needed | Hasten | HastenLook | State | AskMetrics | Counted
+FromWorker: TypeAlias = (
+    Hello | Serving | Ensure | Needed | Hasten | HastenLook | State | AskMetrics | AskStatus | Counted
+)
 Message: TypeAlias = FromPrimary | FromWorker

@@ -33,6 +33,7 @@ from pgcachewatch.models import EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback
 from pgcachewatch_daemon.core.tokens import Tokens
+from pgcachewatch_daemon.health import checks
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.catalogue import CatalogueWatcher
@@ -40,8 +41,10 @@ from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
+from pgcachewatch_daemon.overview import View
 from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
 from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
+from pgcachewatch_daemon.sights import Sights
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.unreadable import UnreadableLog
@@ -54,6 +57,7 @@ from pgcachewatch_daemon.workers.messages import (
     AS_READ,
     TABLE_WIDE,
     AskMetrics,
+    AskStatus,
     Begin,
     ClosePlain,
     Counted,
@@ -76,6 +80,7 @@ from pgcachewatch_daemon.workers.messages import (
     SourceUp,
     Start,
     State,
+    StatusShown,
     TokenNotified,
     TokensSettled,
 )
@@ -83,6 +88,7 @@ from pgcachewatch_daemon.workers.scrape import Scrapes
 from pgcachewatch_daemon.workers.shares import divide
 from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold
 from pgcachewatch_daemon.workers.staff import Staff
+from pgcachewatch_daemon.workers.statuses import Statuses
 
 EXIT_GRACE_S = 3.0
 HOLD_WITHIN_S = 2.0  # longer than a worker lingers whose link has ended
@@ -141,6 +147,8 @@ class PrimaryRelay:
         self._held: HeldPort | None = None
         self._staff = Staff(0, received=self._received, gone=self._gone)
         self._scrapes = Scrapes(lambda: self._staff.serving, self._readings)
+        self._statuses = Statuses(self._scrapes, self._view)
+        self._began_s = time.monotonic()
         self._loopback_seconds = Histogram()
         self._epoch_changes: Counter[str] = Counter()
         self._lag = LoopLag()
@@ -265,6 +273,7 @@ class PrimaryRelay:
         self._stopping.set()
         self._lag.close()
         self._scrapes.close()
+        await self._statuses.close()
         await self._watcher.close()
         await self._source.close()
         await self._staff.close()
@@ -409,8 +418,10 @@ class PrimaryRelay:
                 self._tell_busy()
             case AskMetrics():
                 self._scrapes.ask().add_done_callback(partial(self._expose, member))
-            case Counted(number, readings):
-                self._scrapes.counted(member, number, readings)
+            case AskStatus():
+                self._statuses.ask(lambda text: member.say(StatusShown(text)))
+            case Counted(number, readings, sights):
+                self._scrapes.counted(member, number, readings, sights)
             case other:
                 assert_never(other)
 
@@ -451,6 +462,19 @@ class PrimaryRelay:
     def _expose(self, member: Member, text: asyncio.Future[bytes]) -> None:
         if not text.cancelled():
             member.say(Exposed(text.result()))
+
+    def _view(self, sights: Sights) -> View:
+        now_s, proven_ms = time.monotonic(), self._loopback.last_as_of_ms
+        return View(
+            node=self.options.node or socket.gethostname(),
+            uptime_s=now_s - self._began_s,
+            position=self._backplane.position,
+            checks=checks(self._source, proven_ms=proven_ms, loss=self._last_loss, now_s=now_s),
+            source=self._source.stats,
+            readings=self._scrapes.sum,
+            sights=sights,
+            findings=self._inspection.findings,
+        )
 
     # --- what others may see
 

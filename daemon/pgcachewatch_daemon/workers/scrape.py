@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pgcachewatch_daemon.io.metrics import Exposition, Reading
+from pgcachewatch_daemon.sights import Sights, together
 from pgcachewatch_daemon.workers.messages import Ask, Message
 from pgcachewatch_daemon.workers.sums import nothing, total, without_gauges
 
@@ -22,6 +23,7 @@ class Counting(Protocol):
     """A worker that can be asked."""
 
     readings: Mapping[str, Reading]
+    sights: Sights | None
 
     def say(self, *messages: Message) -> None: ...
 
@@ -38,8 +40,9 @@ class Scrapes:
         self._missing: set[Counting] = set()
         self._waiting: list[asyncio.Future[bytes]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._sum: Mapping[str, Reading] = {}
-        self._exposition = Exposition(lambda: self._sum)
+        self._is_look = False  # the round under way
+        self.sum: Mapping[str, Reading] = {}  # of the last round
+        self._exposition = Exposition(lambda: self.sum)
 
     def ask(self) -> asyncio.Future[bytes]:
         """The text of /metrics; every worker that answers has handled all that was said to it before this call."""
@@ -49,9 +52,19 @@ class Scrapes:
             self._begin()
         return future
 
-    def counted(self, worker: Counting, number: int, readings: Mapping[str, Reading]) -> None:
+    async def look(self) -> Sights:
+        """Clients and tables for people, while `sum` is of the same round."""
+        while self._waiting and not self._is_look:
+            await self.ask()  # what is under way did not ask for them
+        self._is_look = True
+        await self.ask()
+        return together([worker.sights for worker in self._workers() if worker.sights is not None])
+
+    def counted(
+        self, worker: Counting, number: int, readings: Mapping[str, Reading], sights: Sights | None = None
+    ) -> None:
         """A worker's answer."""
-        worker.readings = readings
+        worker.readings, worker.sights = readings, sights
         if number == self._number and worker in self._missing:
             self._missing.discard(worker)
             self._end_if_complete()
@@ -59,7 +72,7 @@ class Scrapes:
     def gone(self, worker: Counting) -> None:
         """A worker has ended; it answers no more, and what it counted stays."""
         self._ended = total([self._ended, without_gauges(worker.readings)])
-        worker.readings = {}
+        worker.readings, worker.sights = {}, None
         if worker in self._missing:
             self._missing.discard(worker)
             self._end_if_complete()
@@ -77,8 +90,9 @@ class Scrapes:
         workers = self._workers()
         self._missing = set(workers)
         self._timer = asyncio.get_running_loop().call_later(ANSWER_S, self._end)
-        for worker in workers:
-            worker.say(Ask(self._number))
+        for place, worker in enumerate(workers):
+            # Each has the whole history: one is enough to tell of the tables in it.
+            worker.say(Ask(self._number, self._is_look, self._is_look and place == 0))
         self._end_if_complete()
 
     def _end_if_complete(self) -> None:
@@ -88,12 +102,13 @@ class Scrapes:
     def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._is_look = False
         missing, self._missing = self._missing, set()
         self.silences += len(missing)
         heard = [
             without_gauges(worker.readings) if worker in missing else worker.readings for worker in self._workers()
         ]
-        self._sum = total([nothing(), self._own(), self._ended, *heard])
+        self.sum = total([nothing(), self._own(), self._ended, *heard])
         text = self._exposition.render()
         waiting, self._waiting = self._waiting, []
         for future in waiting:

@@ -16,7 +16,16 @@ def test_each_path_is_found_with_and_without_a_query(page: Page) -> None:
     assert http.route("GET", page.value + "?verbose=1") == Route(page)
 
 
-@pytest.mark.parametrize("target", ["/", "/nothing", "/livez/", "/pgpubsub", "/pgpubsub/", "/pgpubsub/%ff", "/v1/ws/x"])
+def test_the_page_for_people_has_files_of_its_own() -> None:
+    assert http.route("GET", "/?x=1") == Route(Page.HOME)
+    assert http.route("GET", "/v1/status") == Route(Page.STATUS)
+    assert http.route("HEAD", "/page/page.js?x=1") == Route(Page.PART, part="page.js")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//", "/nothing", "/page", "/v1/status/", "/livez/", "/pgpubsub", "/pgpubsub/", "/pgpubsub/%ff", "/v1/ws/x"],
+)
 def test_a_path_that_is_not_there_is_404(target: str) -> None:
     answer = http.route("GET", target)
     assert isinstance(answer, Answer)

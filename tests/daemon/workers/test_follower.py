@@ -15,7 +15,7 @@ import pytest
 
 from pgcachewatch.models import Gap, Scope
 from pgcachewatch_daemon.core.tokens import Memory
-from pgcachewatch_daemon.workers import follower
+from pgcachewatch_daemon.workers import awaited
 from pgcachewatch_daemon.workers.follower import FollowerRelay
 from pgcachewatch_daemon.workers.framing import LinkBroken
 from pgcachewatch_daemon.workers.messages import (
@@ -23,6 +23,7 @@ from pgcachewatch_daemon.workers.messages import (
     TABLE_WIDE,
     Ask,
     AskMetrics,
+    AskStatus,
     Begin,
     Change,
     Changes,
@@ -41,6 +42,7 @@ from pgcachewatch_daemon.workers.messages import (
     SourceLost,
     SourceUp,
     State,
+    StatusShown,
     TokenNotified,
     TokensSettled,
     Verdict,
@@ -275,7 +277,7 @@ async def test_a_replacement_knows_the_last_look_from_the_start() -> None:
 async def test_metrics_are_asked_of_the_primary_once_for_all_who_ask() -> None:
     async with serving() as stage:
         answers = [asyncio.create_task(get(stage.relay, "/metrics")) for _ in range(3)]
-        await eventually(lambda: len(stage.relay._scrapers) == 3)
+        await eventually(lambda: len(stage.relay._metrics._waiting) == 3)
         assert stage.heard(AskMetrics) == [AskMetrics()]
         stage.relay.told(Exposed(b"the sum"))
         assert [(answer.status_code, answer.text) for answer in await asyncio.gather(*answers)] == [
@@ -288,19 +290,41 @@ async def test_a_scraper_that_hangs_up_is_harmless() -> None:
     async with serving() as stage:
         reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.port)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        await eventually(lambda: len(stage.relay._scrapers) == 1)
+        await eventually(lambda: len(stage.relay._metrics._waiting) == 1)
         writer.transport.abort()
         await eventually(lambda: not stage.relay._server.connections)
         stage.relay.told(Exposed(b"the sum"))
-        assert stage.relay._scrapers == []
+        assert stage.relay._metrics._waiting == []
         del reader
 
 
 async def test_a_primary_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "EXPOSED_WITHIN_S", 0.01)
+    monkeypatch.setattr(awaited, "WITHIN_S", 0.01)
     async with serving() as stage:
         assert (await get(stage.relay, "/metrics")).status_code == 503
-        assert stage.relay._scrapers == []
+        assert stage.relay._metrics._waiting == []
+
+
+async def test_the_state_for_people_is_asked_of_the_primary_too() -> None:
+    async with serving() as stage:
+        answer = asyncio.create_task(get(stage.relay, "/v1/status"))
+        await eventually(lambda: stage.heard(AskStatus) == [AskStatus()])
+        stage.relay.told(StatusShown(b"{}"))
+        assert (await answer).json() == {}
+
+
+async def test_it_tells_of_clients_and_tables_when_that_is_wanted() -> None:
+    async with serving(change(1, "7")) as stage, Client(stage.relay) as client:
+        await client.hello()
+        stage.relay.told(Ask(1, wants_clients=True))
+        stage.relay.told(Ask(2, wants_clients=True, wants_tables=True))
+        alone, both = stage.heard(Counted)
+        assert isinstance(alone, Counted)
+        assert isinstance(both, Counted)
+        assert alone.sights is not None
+        assert both.sights is not None
+        assert ([each.path for each in alone.sights.clients], alone.sights.tables) == (["v1"], ())
+        assert [each.table for each in both.sights.tables] == ["users"]
 
 
 async def test_it_tells_what_it_has_counted_of_clients() -> None:
@@ -310,6 +334,7 @@ async def test_it_tells_what_it_has_counted_of_clients() -> None:
         counted = stage.heard(Counted)[-1]
         assert isinstance(counted, Counted)
         assert counted.number == 5
+        assert counted.sights is None
         assert counted.readings["clients"] == {("v1",): 1, ("plain",): 0}
         assert "source_up" not in counted.readings
 

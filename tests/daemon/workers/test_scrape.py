@@ -9,14 +9,17 @@ from collections.abc import Mapping
 import pytest
 
 from pgcachewatch_daemon.io.metrics import METRICS, Reading
+from pgcachewatch_daemon.sights import Sights, TableSight
 from pgcachewatch_daemon.workers import scrape
 from pgcachewatch_daemon.workers.messages import Ask, Message
 from pgcachewatch_daemon.workers.scrape import Scrapes
+from tests.waiting import eventually
 
 
 class Worker:
     def __init__(self) -> None:
         self.readings: Mapping[str, Reading] = {}
+        self.sights: Sights | None = None
         self.asked: list[Message] = []
 
     def say(self, *messages: Message) -> None:
@@ -32,10 +35,10 @@ class Stage:
         self.workers = [Worker() for _ in range(count)]
         self.scrapes = Scrapes(lambda: self.workers, own)
 
-    def answer(self, worker: Worker, *, frames: int, clients: int) -> None:
+    def answer(self, worker: Worker, *, frames: int, clients: int, sights: Sights | None = None) -> None:
         number = next(message.number for message in reversed(worker.asked) if isinstance(message, Ask))
         readings: dict[str, Reading] = {"frames_sent": frames, "clients": {("v1",): clients}}
-        self.scrapes.counted(worker, number, readings)
+        self.scrapes.counted(worker, number, readings, sights)
 
 
 def values(text: bytes) -> tuple[float, float | None]:
@@ -122,3 +125,36 @@ async def test_whoever_waits_at_the_end_is_answered_no_more() -> None:
     text = stage.scrapes.ask()
     stage.scrapes.close()
     assert text.cancelled()
+
+
+TABLE = TableSight("public", "users", "update", 1.0, 3, 2)
+
+
+async def test_a_look_asks_all_for_clients_and_one_for_tables() -> None:
+    stage = Stage(2)
+    look = asyncio.create_task(stage.scrapes.look())
+    await asyncio.sleep(0)
+    assert [worker.asked for worker in stage.workers] == [[Ask(1, True, True)], [Ask(1, True, False)]]
+    stage.answer(stage.workers[0], frames=1, clients=1, sights=Sights(tables=(TABLE,), tables_total=1))
+    stage.answer(stage.workers[1], frames=2, clients=1, sights=Sights())
+    assert await look == Sights(tables=(TABLE,), tables_total=1)
+    assert stage.scrapes.sum["frames_sent"] == 3
+
+
+async def test_a_look_is_a_round_of_its_own_behind_the_scrape_under_way() -> None:
+    stage = Stage(1)
+    (worker,) = stage.workers
+    text = stage.scrapes.ask()
+    look = asyncio.create_task(stage.scrapes.look())
+    await asyncio.sleep(0)
+    assert worker.asked == [Ask(1)]
+    stage.answer(worker, frames=1, clients=1)
+    await text
+    await eventually(lambda: len(worker.asked) == 2)
+    assert worker.asked[1] == Ask(2, True, True)
+    stage.answer(worker, frames=1, clients=1, sights=Sights())
+    assert await look == Sights()
+    await asyncio.sleep(0)
+    stage.scrapes.ask()
+    assert worker.asked[2] == Ask(3)
+    stage.scrapes.close()

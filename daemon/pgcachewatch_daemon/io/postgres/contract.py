@@ -38,12 +38,15 @@ class SourceOptions:
 
 @dataclass(slots=True)
 class SourceStats:
-    """Plain counts, read when somebody asks for metrics."""
+    """Plain counts and texts, read when somebody asks."""
 
     connects: int = 0
     connect_failures: int = 0
     losses: Counter[str] = field(default_factory=Counter)
     queue_usage: float = 0.0
+    server: str = ""  # whom the last attempt was made with, without a password
+    version: str = ""  # of the last that was up
+    problem: str = ""  # why the last attempt failed, and what to do; empty once one succeeded
     channels: int = 0
     handler_failures: int = 0
     journal: JournalStats = field(default_factory=JournalStats)

@@ -41,6 +41,10 @@ LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long l
 OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL, JOURNAL_CHANNEL)
 CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
 REPEAT_LOG_S = 60.0
+UNPROVEN = (
+    "loopback did not return within {:g} s: a transaction pooler such as PgBouncer between? give a direct DSN in "
+    "PGCACHEWATCH_LISTEN_DSN"
+)
 IDLE_SESSION_TIMEOUT_SINCE = 14
 
 logger = line_logger(__name__)
@@ -223,14 +227,9 @@ class PostgresSource:
         self.stats.connect_failures += 1
         self._is_starting = isinstance(error, asyncpg.CannotConnectNowError)
         if self._loss == "loopback_overdue":
-            error = self._unproven()
-        self._say(advise(error), server=describe_dsn(dsn))
-
-    def _unproven(self) -> Unfit:
-        return Unfit(
-            f"loopback did not return within {self._options.overdue_s:g} s: a transaction pooler such as PgBouncer "
-            "between? give a direct DSN in PGCACHEWATCH_LISTEN_DSN"
-        )
+            error = Unfit(UNPROVEN.format(self._options.overdue_s))
+        self.stats.problem, self.stats.server = advise(error), describe_dsn(dsn)
+        self._say(self.stats.problem, server=self.stats.server)
 
     def _say(self, detail: str, *, server: str) -> None:
         """One line when the trouble changes, and again from time to time while it lasts."""
@@ -276,7 +275,8 @@ class PostgresSource:
         if version.problem and str(version) != self._warned_of:
             self._warned_of = str(version)
             logger.warning("source version", version=str(version), problem=version.problem)
-        logger.info("source up", server=describe_dsn(dsn), version=str(version), channels=len(self._proven))
+        self.stats.server, self.stats.version, self.stats.problem = describe_dsn(dsn), str(version), ""
+        logger.info("source up", server=self.stats.server, version=str(version), channels=len(self._proven))
         self._said = ("", "")
 
     async def _serve(self, connection: asyncpg.Connection[Any]) -> None:

@@ -143,6 +143,11 @@ class Connection(asyncio.Protocol):
         return self._stage == DECIDING
 
     @property
+    def unsent_bytes(self) -> int:
+        """What the kernel did not take yet."""
+        return self._transport.get_write_buffer_size() if self.is_full and self._transport is not None else 0
+
+    @property
     def is_deflated(self) -> bool:
         """The client takes compressed messages (RFC 7692), of `window_bits` and each by itself."""
         return self.window_bits > 0
