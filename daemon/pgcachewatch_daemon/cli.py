@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import platform
 import signal
 import socket
 import sys
@@ -35,8 +36,10 @@ from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
+from pgcachewatch_daemon.readings import package_version
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.reloading import Reloading
+from pgcachewatch_daemon.showing import shown
 from pgcachewatch_daemon.workers.primary import CAN_HAVE_WORKERS, PrimaryRelay
 from pgcachewatch_daemon.workers.staff import WorkersFailed
 
@@ -59,8 +62,23 @@ def serve(arguments: list[str]) -> int:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
     log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
+    _say_what_starts(settings)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(settings, partial(read, given)))
+
+
+def _say_what_starts(settings: Settings) -> None:
+    """Names of options only: whoever reads a log at night wants to know what is unusual, and values may be secret."""
+    set_options = [name for name, field in Settings.model_fields.items() if getattr(settings, name) != field.default]
+    logger.info(
+        "relay starting",
+        version=package_version(),
+        python=platform.python_version(),
+        node=settings.node or socket.gethostname(),
+        database=shown("listen_dsn", settings.listen_dsn or settings.dsn),
+        workers=settings.workers,
+        set_options=",".join(set_options),
+    )
 
 
 def relay_options(settings: Settings) -> RelayOptions:

@@ -156,6 +156,7 @@ def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, 
 
 
 def package_version() -> str:
+    """Of this package, as it is installed."""
     try:
         return version("pgcachewatch")
     except PackageNotFoundError:  # run from a checkout that was never installed

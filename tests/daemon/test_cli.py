@@ -103,6 +103,10 @@ async def test_a_relay_without_postgresql_stays_up_and_says_once_what_is_wrong()
         assert relay.get("/readyz")[0] == 503
         assert relay.log().count("source unavailable") == 1
         assert "hunter2" not in relay.log()
+        first = relay.log().splitlines()[0]
+        assert "relay starting version=" in first
+        assert "database=postgresql://someone:***@127.0.0.1:1/d" in first
+        assert "reconnect_min_s,reconnect_max_s" in first
         relay.signal(signal.SIGTERM)
         assert relay.wait() == 0
     finally:

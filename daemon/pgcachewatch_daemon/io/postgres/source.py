@@ -276,7 +276,8 @@ class PostgresSource:
             self._warned_of = str(version)
             logger.warning("source version", version=str(version), problem=version.problem)
         self.stats.server, self.stats.version, self.stats.problem = describe_dsn(dsn), str(version), ""
-        logger.info("source up", server=self.stats.server, version=str(version), channels=len(self._proven))
+        facts = {"channels": len(self._proven), "journal": self._journal.stats.state}
+        logger.info("source up", server=self.stats.server, version=str(version), **facts)
         self._said = ("", "")
 
     async def _serve(self, connection: asyncpg.Connection[Any]) -> None:

@@ -49,6 +49,9 @@ PING = ping_frame(b"pgcachewatch")
 
 logger = line_logger(__name__)
 
+# Ends that are nobody's fault: done, away, no reason given, the network, and those the relay plans.
+EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 4000, 4104, 4200})
+
 # Where a connection stands. Plain integers: they are compared for each event and client.
 HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
 
@@ -183,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._too_big = too_big
         self._deadline_s = 0.0
         self._stage = LIVE
+        logger.debug("client came", conn=self.number, peer=self.peer)
         self._send(answer)
 
     def expect_by(self, moment_s: float) -> None:
@@ -401,6 +405,7 @@ class Connection(asyncio.Protocol):
         self._shared.pending.pop(self, None)
         if response.status_code >= http.HTTPStatus.BAD_REQUEST:
             self._shared.stats.refusals[response.status_code] += 1
+            logger.debug("request refused", conn=self.number, peer=self.peer, status=response.status_code)
         self._send(response.serialize())
         self._half_close()
         self._closing(0)
@@ -424,7 +429,10 @@ class Connection(asyncio.Protocol):
         """Tell the application once."""
         was_live, self._stage = self._stage == LIVE, GONE
         if was_live:
-            self._shared.stats.disconnects[self.close_code or CloseCode.ABNORMAL_CLOSURE] += 1
+            code = self.close_code or CloseCode.ABNORMAL_CLOSURE
+            self._shared.stats.disconnects[code] += 1
+            say = logger.debug if code in EVERYDAY_CODES else logger.info
+            say("client gone", conn=self.number, peer=self.peer, code=int(code))
         if self._was_requested:
             self._was_requested = False
             self._shared.application.gone(self)

@@ -16,6 +16,8 @@ from pgcachewatch_daemon.io.websocket.frames import close_frame, pong_frame
 from tests.daemon.io.websocket.site import REQUEST, SUBPROTOCOL, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
 
+OURS = "pgcachewatch_daemon"
+
 
 async def test_an_answer_is_whole_and_closes(site: Site) -> None:
     answer = await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -74,6 +76,21 @@ async def test_an_application_error_answers_500_and_the_server_goes_on(
     assert status(answer) == 500
     assert "planted" in caplog.text
     assert status(await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize(("code", "level"), [(4000, "DEBUG"), (4103, "INFO")])
+async def test_each_line_about_a_connection_has_its_number(
+    site: Site, caplog: pytest.LogCaptureFixture, code: int, level: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with connect(site.url + "/plain", proxy=None):
+        (connection,) = site.server.connections
+        connection.close(code, "test")
+    told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith(OURS)]
+    assert told == [
+        ("DEBUG", "client came conn=1 peer=127.0.0.1"),
+        (level, f"client gone conn=1 peer=127.0.0.1 code={code}"),
+    ]
 
 
 async def test_a_missing_or_wrong_subprotocol_is_400(site: Site) -> None:
