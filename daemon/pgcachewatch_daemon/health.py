@@ -51,15 +51,22 @@ class Health:
 
 
 def checks(
-    source: Proven, *, proven_ms: float | None, loss: str, now_s: float, draining_since_s: float | None = None
+    source: Proven,
+    *,
+    proven_ms: float | None,
+    loss: str,
+    began_s: float,
+    now_s: float,
+    draining_since_s: float | None = None,
 ) -> Sequence[Check]:
     """The conditions of readiness. `proven_ms`: when the last loopback that came back was sent."""
+    is_accepting = draining_since_s is None
     age_s = now_s - proven_ms / 1_000 if proven_ms is not None else now_s - source.since_s
     is_proven = source.is_up and proven_ms is not None and age_s <= source.proof_limit_s
     return (
         Check("source", source.is_up, now_s - source.since_s, "" if source.is_up else loss),
         Check("loopback", is_proven, age_s, f"age in seconds; the limit is {source.proof_limit_s:g}"),
-        Check("accepting", draining_since_s is None, 0.0 if draining_since_s is None else now_s - draining_since_s),
+        Check("accepting", is_accepting, now_s - (began_s if draining_since_s is None else draining_since_s)),
     )
 
 

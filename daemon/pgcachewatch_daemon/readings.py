@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,6 +17,7 @@ from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.catalogue import CatalogueStats
+from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketStats
@@ -52,9 +53,7 @@ class Durations:
 def source_readings(
     source: SourceStats,
     *,
-    is_ready: bool,
-    is_up: bool,
-    loopback_age_s: float,
+    checks: Sequence[Check],
     loopback_seconds: Histogram,
     intake: IntakeStats,
     inspection: Inspection,
@@ -64,15 +63,16 @@ def source_readings(
     workforce: Workforce,
 ) -> dict[str, Reading]:
     """What is counted once in a relay."""
+    by_name = {check.name: check for check in checks}
     return {
-        "ready": float(is_ready),
-        "source_up": float(is_up),
+        "ready": float(all(check.is_passing for check in checks)),
+        "source_up": float(by_name["source"].is_passing),
         "source_connects": source.connects,
         "source_connect_failures": source.connect_failures,
         "source_losses": _labelled(source.losses),
         "source_channels": source.channels,
         "notify_queue_usage_ratio": source.queue_usage,
-        "loopback_age_seconds": loopback_age_s,
+        "loopback_age_seconds": by_name["loopback"].since_s,
         "loopback_seconds": loopback_seconds,
         "journal_state": {(state,): float(source.journal.state == state) for state in JOURNAL_STATES},
         "journal_rows": source.journal.rows,

@@ -400,19 +400,17 @@ class Relay:
             self._source,
             proven_ms=self._loopback.last_as_of_ms,
             loss=self._last_loss,
+            began_s=self._began_s,
             draining_since_s=self._draining_since_s,
             now_s=time.monotonic(),
         )
 
     def readings(self) -> Mapping[str, Reading]:
         """The values of io/metrics.METRICS at this moment."""
-        loopback = next(check for check in self.checks() if check.name == "loopback")
         history = self._hub.history
         return self.client_readings() | source_readings(
             self._source.stats,
-            is_ready=all(check.is_passing for check in self.checks()),
-            is_up=self._source.is_up,
-            loopback_age_s=loopback.since_s,
+            checks=self.checks(),
             loopback_seconds=self._loopback_seconds,
             intake=self._intake.stats,
             inspection=self._inspection,

@@ -5,6 +5,7 @@ One page, one answer, nothing kept: a request that is neither a client's nor a p
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 
 from pgcachewatch_daemon.assets import HOME, Assets
@@ -48,7 +49,7 @@ class Site:
             case Page.LIVE:
                 answer(http.live())
             case Page.READY:
-                answer(http.ready(self._checks()))
+                answer(http.ready(self._checks(), at=datetime.datetime.now(tz=datetime.UTC)))
             case Page.UP:
                 answer(http.up(self._checks()))
             case Page.METRICS:

@@ -24,6 +24,7 @@ def found(*, is_up: bool = True, proven_s: float | None = 99.5, draining_s: floa
         Source(is_up=is_up),
         proven_ms=None if proven_s is None else proven_s * 1_000,
         loss="connection_lost",
+        began_s=80.0,
         draining_since_s=draining_s,
         now_s=100.0,
     )

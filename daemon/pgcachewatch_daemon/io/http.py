@@ -7,6 +7,7 @@ for the same question; `/` is for people. Each answer closes its connection, and
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,22 +105,32 @@ def up(checks: Sequence[Check]) -> Answer:
     return text(503, f"not ready: {', '.join(failing)}", **{"Retry-After": "1"}) if failing else text(200, "up")
 
 
-def ready(checks: Sequence[Check]) -> Answer:
-    """Answer of `/readyz`: 200 when every check passes, else 503; the body lists them all.
+def ready(checks: Sequence[Check], *, at: datetime.datetime) -> Answer:
+    """Answer of `/readyz` at an instant: 200 when every check passes, else 503; the body lists them all.
 
-    >>> ready([Check("source", False, 2.5, "connection_lost")]).body
-    b'{"ready":false,"checks":{"source":{"ok":false,"since_s":2.5,"detail":"connection_lost"}}}\\n'
+    >>> at = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
+    >>> json.loads(ready([Check("source", False, 2.5, "connection_lost")], at=at).body)["checks"]
+    {'source': {'ok': False, 'since': '2030-01-01T11:59:57.500Z', 'since_s': 2.5, 'detail': 'connection_lost'}}
     """
     is_ready = all(check.is_passing for check in checks)
     body = {
         "ready": is_ready,
         "checks": {
-            check.name: {"ok": check.is_passing, "since_s": round(check.since_s, 3), "detail": check.detail}
+            check.name: {
+                "ok": check.is_passing,
+                "since": _instant(at - datetime.timedelta(seconds=check.since_s)),
+                "since_s": round(check.since_s, 3),
+                "detail": check.detail,
+            }
             for check in checks
         },
     }
     headers = {"Content-Type": JSON, "Cache-Control": "no-store"} | ({} if is_ready else {"Retry-After": "1"})
     return Answer(200 if is_ready else 503, headers, json.dumps(body, separators=(",", ":")).encode() + b"\n")
+
+
+def _instant(moment: datetime.datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def refuse(status: int, reason: str, retry_after_s: float = 0.0) -> Answer:

@@ -23,7 +23,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -37,6 +37,7 @@ from pgcachewatch_daemon.health import checks
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.catalogue import CatalogueWatcher
+from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
@@ -464,12 +465,12 @@ class PrimaryRelay:
             member.say(Exposed(text.result()))
 
     def _view(self, sights: Sights) -> View:
-        now_s, proven_ms = time.monotonic(), self._loopback.last_as_of_ms
+        now_s = time.monotonic()
         return View(
             node=self.options.node or socket.gethostname(),
             uptime_s=now_s - self._began_s,
             position=self._backplane.position,
-            checks=checks(self._source, proven_ms=proven_ms, loss=self._last_loss, now_s=now_s),
+            checks=self._checks(now_s),
             source=self._source.stats,
             readings=self._scrapes.sum,
             sights=sights,
@@ -478,16 +479,16 @@ class PrimaryRelay:
 
     # --- what others may see
 
+    def _checks(self, now_s: float) -> Sequence[Check]:
+        proven_ms = self._loopback.last_as_of_ms
+        return checks(self._source, proven_ms=proven_ms, loss=self._last_loss, began_s=self._began_s, now_s=now_s)
+
     def _readings(self) -> Mapping[str, Reading]:
         now_s = time.monotonic()
-        proven_ms = self._loopback.last_as_of_ms
         handover = self._handover
-        age_s = now_s - (self._source.since_s if proven_ms is None else proven_ms / 1_000)
         return source_readings(
             self._source.stats,
-            is_ready=self._source.is_up and proven_ms is not None and age_s <= self._source.proof_limit_s,
-            is_up=self._source.is_up,
-            loopback_age_s=age_s,
+            checks=self._checks(now_s),
             loopback_seconds=self._loopback_seconds,
             intake=self._intake.stats,
             inspection=self._inspection,

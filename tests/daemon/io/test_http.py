@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pytest
 
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
+
+NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize("page", [Page.LIVE, Page.READY, Page.UP, Page.METRICS, Page.PROTOCOL])
@@ -53,17 +56,22 @@ def test_the_plain_path_names_a_channel_in_url_encoding(target: str, channel: st
 
 def test_readiness_names_the_check_that_fails_and_since_when() -> None:
     checks = [Check("source", True, 9.0), Check("loopback", False, 4.25, "overdue")]
-    answer = http.ready(checks)
+    answer = http.ready(checks, at=NOON)
     body = json.loads(answer.body)
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "1"
     assert body["ready"] is False
-    assert body["checks"]["loopback"] == {"ok": False, "since_s": 4.25, "detail": "overdue"}
+    assert body["checks"]["loopback"] == {
+        "ok": False,
+        "since": "2030-01-01T11:59:55.750Z",
+        "since_s": 4.25,
+        "detail": "overdue",
+    }
     assert body["checks"]["source"]["ok"] is True
 
 
 def test_ready_is_200_only_when_every_check_passes() -> None:
-    assert http.ready([Check("source", True, 1.0), Check("loopback", True, 1.0)]).status == 200
+    assert http.ready([Check("source", True, 1.0), Check("loopback", True, 1.0)], at=NOON).status == 200
     assert http.up([Check("source", True, 1.0)]).status == 200
     assert http.up([Check("source", True, 1.0), Check("draining", False, 1.0)]).status == 503
 
