@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Collection
+from typing import NoReturn
 
 from pgcachewatch_config.reference import render_help
 from pgcachewatch_config.settings import Settings
 from pgcachewatch_config.sources import CONFIG_VARIABLE, Loaded, load
-from pgcachewatch_config.spelling import flag, is_switch
+from pgcachewatch_config.spelling import did_you_mean, flag, is_switch
+
+
+class Parser(argparse.ArgumentParser):
+    """A wrong command line is one sentence, without the usage: with so many options that hides what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+        advice = did_you_mean(unknown[1], spell=flag) if unknown else ""
+        self.exit(2, f"{self.prog}: {message}; {advice or 'see --help'}\n")
 
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str] = tuple(Settings.model_fields)) -> None:

@@ -20,10 +20,14 @@ HEAD = """\
 #
 # Copy what you change into a file of your own and start the relay with --config FILE (or PGCACHEWATCH_CONFIG=FILE).
 # An environment variable wins over the file, a flag of the command line over both: port = 8420 is the same as
-# PGCACHEWATCH_PORT=8420 and as --port 8420. Unknown options and wrong values are refused at start. A variable that is
-# empty counts as not set. "reloadable": SIGHUP makes a running relay read and use it; the others wait for a restart.
+# PGCACHEWATCH_PORT=8420 and as --port 8420. PGCACHEWATCH_DSN_FILE=/run/secrets/dsn reads the value of dsn from that
+# file, and so for each option. Unknown options and wrong values are refused at start; an unknown variable is warned
+# about, and one that is empty counts as not set. `pgcachewatch settings` shows what all of it comes to.
 #
-# On Kubernetes set enableServiceLinks: false. A Service named "pgcachewatch" would else set PGCACHEWATCH_PORT.
+# "reloadable": SIGHUP makes a running relay read its sources anew and use it. The others wait for a restart.
+#
+# On Kubernetes set enableServiceLinks: false: a Service named "pgcachewatch" would else set PGCACHEWATCH_PORT, which
+# is recognized and not used.
 """
 
 

@@ -7,10 +7,18 @@ never part of a text. One that is declared with `is_reloadable` takes effect at 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+CHANNEL_BYTES = 63  # NAMEDATALEN - 1
+# user:password@host:port,host:port/database?parameters
+URI = re.compile(
+    r"postgres(ql)?://([^:@/?#]*(:[^@/?#]*)?@)?((\[[^\]]*\]|[^:@/?#,\[\]]*)(:[0-9]*)?(,|(?=[/?]|$)))*(/[^@?#]*)?"
+    r"(\?([^#&=]+=[^#&]*(&[^#&=]+=[^#&]*)*)?)?"
+)
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
@@ -35,15 +43,32 @@ def _split(value: object) -> object:
 
 
 def _is_uri(value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
-    if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+    # Strict where libpq is: a password with one of these characters would else be taken for a host, and be shown.
+    if value is not None and not URI.fullmatch(value.get_secret_value()):
         raise ValueError("not a URI")
     return value
+
+
+def _fits_postgresql(channel: str) -> str:
+    if not 1 <= len(channel.encode("utf-8", "surrogatepass")) <= CHANNEL_BYTES or "\0" in channel:
+        raise ValueError("not a channel")
+    return channel
 
 
 Dsn = Annotated[
     pydantic.SecretStr | None,
     pydantic.AfterValidator(_is_uri),
-    pydantic.Field(json_schema_extra={"allowed": "a URI as postgresql://user@host:5432/database"}),
+    pydantic.Field(
+        json_schema_extra={
+            "allowed": "a URI as postgresql://user:password@host:5432/database, with %40 %2F %3F %23 for @ / ? # in a "
+            "password"
+        }
+    ),
+]
+Channel = Annotated[
+    str,
+    pydantic.AfterValidator(_fits_postgresql),
+    pydantic.Field(json_schema_extra={"allowed": f"a name of 1 to {CHANNEL_BYTES} bytes"}),
 ]
 
 
@@ -73,7 +98,7 @@ class Settings(BaseSettings):
         "PgBouncer, which loses notifications.",
         is_reloadable=True,
     )
-    channel: Annotated[str, pydantic.Field(min_length=1, max_length=63)] = option(
+    channel: Channel = option(
         "ch_pgcachewatch_table_change",
         "PostgreSQL",
         "The channel of subscriptions that name none; the one the triggers notify.",
@@ -190,7 +215,7 @@ class Settings(BaseSettings):
     )
     history_age_s: Seconds = option(300.0, "History", "Age of the oldest one.", is_reloadable=True)
 
-    host: str = option(
+    host: Annotated[str, pydantic.Field(min_length=1, max_length=255)] = option(
         "127.0.0.1",
         "Serving",
         "Address to listen on. One that others can reach needs authentication: see Access.",

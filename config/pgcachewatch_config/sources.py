@@ -1,8 +1,11 @@
 """The sources of settings, later wins: defaults, a TOML file, the environment, the command line.
 
-A DSN that is not given is what libpq's own variables (PGHOST, PGUSER, ...) say. `load` remembers where each value came
-from, so that a wrong one can be blamed on its source: ConfigurationError names the option, the value, the source and
-what is allowed. Values of secret options are never part of a text.
+In the environment each option may be given itself, or as the path of a file that holds it: PGCACHEWATCH_DSN_FILE, as
+containers are handed secrets. A DSN that is not given is what libpq's own variables (PGHOST, PGUSER, ...) say.
+
+`load` remembers where each value came from, so that a wrong one can be blamed on its source: ConfigurationError names
+the option, the value, the source and what is allowed. Values of secret options are never part of a text. What is odd
+but can work is a warning.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from typing import Any
 import pydantic
 
 from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_config.combinations import check
+from pgcachewatch_config.environment import NamedFile, named_file, odd_variables, plain_value
+from pgcachewatch_config.secret_files import exposure, read_value
 from pgcachewatch_config.settings import Settings
-from pgcachewatch_config.spelling import allowed, flag, is_secret, variable
+from pgcachewatch_config.spelling import allowed, did_you_mean, flag, is_secret, variable
 
 CONFIG_VARIABLE = "PGCACHEWATCH_CONFIG"
 VALUE_LENGTH = 80  # of a refused value in an error's text
@@ -30,6 +36,15 @@ class Loaded:
 
     settings: Settings
     sources: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one source said of one option, and that source in words."""
+
+    value: object
+    source: str
 
 
 def load(flags: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
@@ -40,24 +55,41 @@ def load(flags: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
     >>> load({"port": "9000"}).settings.port
     9000
     """
-    values: dict[str, object] = {}
-    sources: dict[str, str] = {}
+    warnings = odd_variables(os.environ)
+    given: dict[str, Given] = {}
     if config_file is not None:
         for name, value in _read_file(config_file).items():
-            values[name], sources[name] = value, f"the file {config_file}"
-    for name in Settings.model_fields:
-        if value := os.environ.get(variable(name)):  # one that is empty counts as not set
-            values[name], sources[name] = value, f"the environment ({variable(name)})"
+            given[name] = Given(value, f"the file {config_file}")
+        if any(is_secret(name) for name in given.keys() & Settings.model_fields.keys()):
+            warnings += exposure(config_file)
+    given |= _from_environment(warnings)
     for name, value in flags.items():
-        values[name], sources[name] = value, f"the command line ({flag(name)})"
+        given[name] = Given(value, f"the command line ({flag(name)})")
+    sources = {name: each.source for name, each in given.items()}
     try:
-        settings = Settings.model_validate(values)
+        settings = Settings.model_validate({name: each.value for name, each in given.items()})
     except pydantic.ValidationError as error:
-        raise ConfigurationError(_explain(error, values, sources)) from None  # the cause would show the value
-    return Loaded(settings, sources)
+        raise ConfigurationError(_explain(error, given)) from None  # the cause would show the value
+    check(settings, sources)
+    return Loaded(settings, sources, tuple(warnings))
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def _from_environment(warnings: list[str]) -> dict[str, Given]:
+    given: dict[str, Given] = {}
+    for name in Settings.model_fields:
+        match plain_value(name, os.environ), named_file(name, os.environ):
+            case str(), NamedFile() as named:
+                raise ConfigurationError(f"both {variable(name)} and {named.variable} are set; keep one of them")
+            case str() as value, _:
+                given[name] = Given(value, f"the environment ({variable(name)})")
+            case _, NamedFile() as named:
+                given[name] = Given(read_value(name, named), f"the file {named.path} ({named.variable})")
+                if is_secret(name):
+                    warnings += exposure(named.path)
+    return given
+
+
+def _read_file(path: str) -> dict[str, Any]:  # Any: whatever TOML can hold
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,11 +100,12 @@ def _read_file(path: str) -> dict[str, Any]:
         raise ConfigurationError(f"the configuration file {path} is not valid TOML: {error}") from error
 
 
-def _explain(error: pydantic.ValidationError, values: Mapping[str, object], sources: Mapping[str, str]) -> str:
+def _explain(error: pydantic.ValidationError, given: Mapping[str, Given]) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
-    source = sources.get(name, "the defaults")
+    value, source = given[name].value, given[name].source
     if first["type"] == "extra_forbidden":
-        return f"there is no option {name!r}, but {source} sets it; see config/pgcachewatch.toml for those there are"
-    value = "what was given (not shown)" if is_secret(name) else repr(values.get(name))[:VALUE_LENGTH]
-    return f"option {name!r} can not be {value}, set by {source}; it must be {allowed(name)}"
+        advice = did_you_mean(name) or "see config/pgcachewatch.toml for those there are"
+        return f"there is no option {name!r}, but {source} sets it; {advice}"
+    shown = "what was given (not shown)" if is_secret(name) else repr(value)[:VALUE_LENGTH]
+    return f"option {name!r} can not be {shown}, set by {source}; it must be {allowed(name)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import pydantic
@@ -72,6 +74,16 @@ def allowed(name: str) -> str:
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     least = f"from {schema['minimum']}" if "minimum" in schema else f"above {schema['exclusiveMinimum']}"
     return f"{kind} {least}" + (f" to {schema['maximum']}" if "maximum" in schema else "")
+
+
+def did_you_mean(name: str, *, spell: Callable[[str], str] = str) -> str:
+    """A question with the option that is written most like this; empty when none is.
+
+    >>> did_you_mean("prot")
+    "did you mean 'port'?"
+    """
+    close = difflib.get_close_matches(name.replace("-", "_").lower(), Settings.model_fields, n=1)
+    return f"did you mean {spell(close[0])!r}?" if close else ""
 
 
 @functools.cache

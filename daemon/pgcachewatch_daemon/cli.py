@@ -23,7 +23,7 @@ from typing import Any
 
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
-from pgcachewatch_config.command_line import add_options, read
+from pgcachewatch_config.command_line import Parser, add_options, read
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.consumers import ConsumerLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
@@ -38,7 +38,7 @@ from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
 from pgcachewatch_daemon.readings import package_version
 from pgcachewatch_daemon.relay import Relay, RelayOptions
-from pgcachewatch_daemon.reloading import Reloading
+from pgcachewatch_daemon.reloading import Reloading, warn
 from pgcachewatch_daemon.showing import shown
 from pgcachewatch_daemon.workers.primary import CAN_HAVE_WORKERS, PrimaryRelay
 from pgcachewatch_daemon.workers.staff import WorkersFailed
@@ -54,15 +54,17 @@ def serve(arguments: list[str]) -> int:
     """Run the relay until a signal; returns the exit code."""
     given = _parser().parse_args(arguments)
     try:
-        settings = read(given).settings
+        loaded = read(given)
     except ConfigurationError as error:
         sys.stderr.write(f"pgcachewatch serve: {error}\n")
         return EXIT_CONFIGURATION
+    settings = loaded.settings
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
     log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
     _say_what_starts(settings)
+    warn(loaded)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(settings, partial(read, given)))
 
@@ -157,7 +159,7 @@ def _consumer_options(settings: Settings) -> ConsumerOptions:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pgcachewatch serve",
         description="Run the relay: one LISTEN connection to PostgreSQL, many clients.",
         allow_abbrev=False,

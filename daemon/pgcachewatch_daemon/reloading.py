@@ -43,10 +43,17 @@ class Reloading:
         self.running = settings
         new_level = root.level
         root.setLevel(min(level, new_level))  # the lines below are seen whichever way it changed
+        warn(loaded)
         for change in found:
             _say(change)
         logger.info("settings reloaded", changed=sum(change.is_reloadable for change in found))
         root.setLevel(new_level)
+
+
+def warn(loaded: Loaded) -> None:
+    """Say what is odd about settings that can work."""
+    for text in loaded.warnings:
+        logger.warning("settings are odd", problem=text)
 
 
 def _say(change: Change) -> None:

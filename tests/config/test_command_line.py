@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgcachewatch_config import Settings, flag
-from pgcachewatch_config.command_line import add_options, read
+from pgcachewatch_config.command_line import Parser, add_options, read
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,16 @@ def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_options(parser)
     return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize(("argument", "words"), [("--prot", "did you mean '--port'?"), ("--xyzzy", "see --help")])
+def test_a_flag_that_is_none_is_one_sentence(argument: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="pgcachewatch serve", allow_abbrev=False)
+    add_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([argument, "1"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"pgcachewatch serve: unrecognized arguments: {argument} 1; {words}\n"
 
 
 def test_each_option_has_a_flag() -> None:

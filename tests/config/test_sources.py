@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_config import Settings, allowed, flag, load
+from pgcachewatch_config import allowed, flag, load
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"PGCACHEWATCH_{name.upper()}", raising=False)
+    for name in tuple(os.environ):
+        if name.startswith("PGCACHEWATCH_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_later_sources_win(config_file: Path, monkeypatch: pytest.MonkeyPatch) -
         ("log_level", "loud", "one of debug, info, warning, error"),
         ("heartbeat_s", "0", "a number above 0 to 86400"),
         ("heartbeat_s", "nan", "a number above 0 to 86400"),
-        ("channel", "", "a text of 1 to 63 characters"),
+        ("channel", "", "a name of 1 to 63 bytes"),
         ("subscriptions_limit", "1001", "a whole number from 1 to 1000"),
     ],
 )
@@ -99,3 +101,83 @@ def test_a_dsn_never_appears_in_a_message_or_a_representation() -> None:
 def test_a_variable_that_is_empty_counts_as_not_set(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCACHEWATCH_PORT", "")
     assert load({}, config_file=str(config_file)).settings.port == 1001
+
+
+# --- files that hold a value
+
+
+def test_a_value_may_be_in_a_file_without_the_newline_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "port"
+    path.write_text("9001\n")
+    monkeypatch.setenv("PGCACHEWATCH_PORT_FILE", str(path))
+    loaded = load({})
+    assert loaded.settings.port == 9001
+    assert loaded.sources["port"] == f"the file {path} (PGCACHEWATCH_PORT_FILE)"
+    assert load({"port": "9002"}).settings.port == 9002
+
+
+def test_a_value_and_a_file_for_it_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCACHEWATCH_PORT", "9001")
+    monkeypatch.setenv("PGCACHEWATCH_PORT_FILE", str(tmp_path / "port"))
+    with pytest.raises(ConfigurationError, match="both PGCACHEWATCH_PORT and PGCACHEWATCH_PORT_FILE"):
+        load({})
+
+
+def test_a_wrong_value_of_a_file_names_file_and_variable_and_shows_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "dsn"
+    path.write_text("host=db password=hunter2")
+    monkeypatch.setenv("PGCACHEWATCH_DSN_FILE", str(path))
+    with pytest.raises(ConfigurationError) as caught:
+        load({})
+    assert f"set by the file {path} (PGCACHEWATCH_DSN_FILE)" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_that_others_may_read_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in (("dsn", "postgresql://u:p@h/d"), ("port", "1"), ("relay.toml", 'dsn = "postgresql://h"')):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o644)
+    monkeypatch.setenv("PGCACHEWATCH_DSN_FILE", str(tmp_path / "dsn"))
+    monkeypatch.setenv("PGCACHEWATCH_PORT_FILE", str(tmp_path / "port"))
+    loaded = load({}, config_file=str(tmp_path / "relay.toml"))
+    assert ["relay.toml" in each or "/dsn" in each for each in loaded.warnings] == [True, True]
+    (tmp_path / "dsn").chmod(0o600)
+    (tmp_path / "relay.toml").chmod(0o600)
+    assert load({}, config_file=str(tmp_path / "relay.toml")).warnings == ()
+
+
+# --- names that are none
+
+
+def test_an_option_that_is_misspelled_in_the_file_is_told_which_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text("log-levl = 'debug'\n")
+    with pytest.raises(ConfigurationError, match=r"no option 'log-levl'.*did you mean 'log_level'"):
+        load({}, config_file=str(path))
+
+
+def test_a_variable_that_is_misspelled_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCACHEWATCH_CONECTIONS_LIMIT", "5")
+    loaded = load({})
+    assert loaded.settings.connections_limit == 10_000
+    (warning,) = loaded.warnings
+    assert "did you mean 'PGCACHEWATCH_CONNECTIONS_LIMIT'" in warning
+
+
+def test_a_link_of_kubernetes_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCACHEWATCH_PORT", "tcp://10.0.0.1:8420")
+    loaded = load({})
+    assert loaded.settings.port == 8420
+    (warning,) = loaded.warnings
+    assert "enableServiceLinks: false" in warning
+
+
+def test_values_that_can_not_go_together_name_their_sources() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load({"reconnect_min_s": "5"})
+    assert "reconnect_min_s = 5.0 (from the command line (--reconnect-min-s))" in str(caught.value)
+    assert "reconnect_max_s = 3.0 (from the defaults)" in str(caught.value)

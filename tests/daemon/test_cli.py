@@ -175,7 +175,7 @@ async def test_libpq_variables_are_used_when_no_dsn_is_given(database: Database)
 
 async def test_a_lookup_that_fails_after_its_attempt_was_given_up_is_not_logged() -> None:
     # One attempt is over before its lookup is, again and again; "draining" comes behind them all.
-    options = ("--port", "0", "--connect-timeout-s", "0.001", "--reconnect-max-s", "0.01", "--log-level", "info")
+    options = ("--port", "0", "--connect-timeout-s", "0.001", "--reconnect-min-s", "0.01", "--reconnect-max-s", "0.01")
     command = "import sys; from pgcachewatch_daemon.cli import serve; sys.exit(serve(sys.argv[1:]))"
     process = await asyncio.create_subprocess_exec(
         sys.executable,

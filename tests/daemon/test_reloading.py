@@ -88,6 +88,12 @@ def test_the_log_level_changes_and_the_line_that_says_so_is_seen(
     assert f'option changed option=log_level old={old} new={new} source="the defaults"' in caplog.messages
 
 
+def test_what_is_odd_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    loaded = Loaded(Settings(), {}, ("a variable is misspelled",))
+    Reloading(Settings(), read=lambda: loaded, apply=lambda settings: None).reload()
+    assert 'settings are odd problem="a variable is misspelled"' in caplog.messages
+
+
 def test_a_password_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
     before = Settings.model_validate({"dsn": "postgresql://u:hunter2@h/d"})
     reload(before, Settings.model_validate({"dsn": "postgresql://u:hunter3@h/d"}))

@@ -78,7 +78,12 @@ def describe_dsn(dsn: str | None) -> str:
     """
     if dsn is None:
         return "as the PG* environment says"
-    parts = urlsplit(dsn)
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        return MASK
+    if "@" in parts.path or parts.fragment:
+        return f"{parts.scheme}://{MASK}"  # a character of the password stands for itself: where it ends is unknown
     user, at, hosts = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
     query = [(key, MASK if "password" in key else value) for key, value in parse_qsl(parts.query)]

@@ -32,6 +32,13 @@ def test_a_described_dsn_never_holds_the_password() -> None:
 
 
 @pytest.mark.parametrize(
+    "password", ["hun/ter2", "hun#ter2", "hun?ter2@x/", "hun@ter2", "hun:ter2", "[ter2", "hun]ter2"]
+)
+def test_nothing_is_shown_of_a_password_that_was_not_encoded(password: str) -> None:
+    assert "ter2" not in describe_dsn(f"postgresql://u:{password}@a:1/d")
+
+
+@pytest.mark.parametrize(
     ("error", "words"),
     [
         (asyncpg.InvalidPasswordError("no"), "check user and password"),
