@@ -7,6 +7,7 @@ never part of a text. One that is declared with `is_reloadable` takes effect at 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -34,12 +35,24 @@ Secret = Annotated[
     Annotated[pydantic.SecretStr, pydantic.Field(min_length=1)] | None,
     pydantic.Field(json_schema_extra={"allowed": "a text that is not empty"}),
 ]
+Networks = Annotated[
+    tuple[str, ...],
+    pydantic.BeforeValidator(lambda value: _split(value)),
+    pydantic.AfterValidator(lambda value: _are_networks(value)),
+    pydantic.Field(json_schema_extra={"allowed": "networks as 10.0.0.0/8 with commas between them"}),
+]
 # Of a file; "" is none.
 FilePath = Annotated[str, pydantic.Field(json_schema_extra={"allowed": "the path of a file"})]
 
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _are_networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for each in values:
+        ipaddress.ip_network(each)
+    return values
 
 
 def _is_uri(value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
@@ -203,6 +216,12 @@ class Settings(BaseSettings):
     barriers_per_connection_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
         1_000, "Freshness", "Barriers of one client that may wait at one time.", is_reloadable=True
     )
+    barrier_rate: Annotated[float, pydantic.Field(gt=0, le=1_000_000)] = option(
+        1_000.0,
+        "Freshness",
+        "Barriers that one client may ask for in one second; more are told to wait.",
+        is_reloadable=True,
+    )
 
     history_events: Annotated[int, pydantic.Field(ge=0, le=100_000_000)] = option(
         10_000,
@@ -223,16 +242,54 @@ class Settings(BaseSettings):
     port: Annotated[int, pydantic.Field(ge=0, le=65_535)] = option(
         8420, "Serving", "Port for clients, health checks and metrics. 0: any free one."
     )
+    tls_certificate_file: FilePath = option(
+        "",
+        "Serving",
+        "Certificate in PEM form, with those that lead to its authority behind it. With it the port speaks TLS and "
+        "nothing else. Looked at each second: new connections get the new one.",
+        is_reloadable=True,
+    )
+    tls_key_file: FilePath = option(
+        "",
+        "Serving",
+        "Its private key, without a passphrase. Empty: it stands in the file of the certificate.",
+        is_reloadable=True,
+    )
+    tls_client_ca_file: FilePath = option(
+        "",
+        "Serving",
+        "Authorities of client certificates. With it nobody is let in without one, for health checks and metrics "
+        "neither.",
+        is_reloadable=True,
+    )
+    trusted_proxies: Networks = option(
+        (),
+        "Serving",
+        "Proxies whose X-Forwarded-For is believed; from others it is ignored. Limits by address and log lines are "
+        "then about the clients behind them.",
+        is_reloadable=True,
+    )
     connections_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
         10_000, "Serving", "Clients at one time. More are answered with 503.", is_reloadable=True
     )
     connections_per_address_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
-        10_000, "Serving", "Clients at one time from one address. More are answered with 429.", is_reloadable=True
+        10_000,
+        "Serving",
+        "Clients at one time from one address. More are answered with 429. As many as in all unless you say so: "
+        "behind a gateway, and of one machine's processes, all come from one.",
+        is_reloadable=True,
     )
     handshakes_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
         1_000,
         "Serving",
         "Sockets that have not said what they want. Above it the oldest is dropped.",
+        is_reloadable=True,
+    )
+    handshake_rate: Annotated[float, pydantic.Field(gt=0, le=1_000_000)] = option(
+        2_000.0,
+        "Serving",
+        "Clients that may begin in one second, more than one core can greet. Others are answered with 503 and come "
+        "back spread over some seconds.",
         is_reloadable=True,
     )
     subscriptions_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
@@ -326,7 +383,8 @@ class Settings(BaseSettings):
         "Operation",
         "Processes that serve clients. 1: the relay is one process. More: one more beside them holds the LISTEN "
         "connection and hands changes on; each has its share of connections_limit, connections_per_address_limit, "
-        "handshakes_limit and barriers_limit, and a client that is refused by one may find room at the next attempt.",
+        "handshakes_limit, handshake_rate and barriers_limit, and a client that is refused by one may find room at the "
+        "next attempt.",
     )
     page: bool = option(
         True,

@@ -1,7 +1,8 @@
 """Answers barriers: those without a token by the loopback, those with one when its transaction has been published.
 
 The cores decide (core/loopback, core/tokens), the hub queues the answer behind each event it speaks of. What is asked
-for and can not be answered by an event or a proof of its own accord makes the source send a loopback now.
+for and can not be answered by an event or a proof of its own accord makes the source send a loopback now. Bound: of one
+client, as many as the limits say in a second.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pgcachewatch.protocol.relay_session import BarrierRequested
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.core.loopback import BarrierWait, Full, Loopback, LoopbackResult
+from pgcachewatch_daemon.core.rate import Rate
 from pgcachewatch_daemon.core.tokens import Awaited, Lost, Passed, Tokens
 
 TOKEN_LOST = (
@@ -26,19 +28,31 @@ class Barriers:
     """Every barrier of the relay. `now_ms` is its monotonic clock; `hasten` makes the source loop back now."""
 
     def __init__(
-        self, hub: Hub, loopback: Loopback, tokens: Tokens, *, now_ms: Callable[[], float], hasten: Callable[[], None]
+        self,
+        hub: Hub,
+        loopback: Loopback,
+        tokens: Tokens,
+        *,
+        now_ms: Callable[[], float],
+        hasten: Callable[[], None],
     ) -> None:
         self._hub = hub
         self._loopback = loopback
         self._tokens = tokens
         self._now_ms = now_ms
         self._hasten = hasten
+        self._rates: dict[Subscriber, Rate] = {}  # of those that have asked
 
     # --- what clients ask
 
     def ask(self, subscriber: Subscriber, asked: BarrierRequested) -> None:
         """Answer now, or as soon as it is true."""
-        now_ms = self._now_ms()
+        now_ms, per_s = self._now_ms(), self._loopback.limits.barriers_per_s
+        wait_s = self._rate(subscriber, now_ms / 1_000).take(per_s=per_s, now_s=now_ms / 1_000)
+        if wait_s:
+            text = f"more than {per_s:g} barriers in one second: one barrier serves all who wait"
+            self._send_error(subscriber, asked.id, "too_many_barriers", text, after_ms=wait_s * 1_000)
+            return
         if asked.token is None:
             refused = self._loopback.request(subscriber, asked.id, now_ms=now_ms)
             if refused is None:
@@ -61,8 +75,15 @@ class Barriers:
 
     def drop(self, subscriber: Subscriber) -> None:
         """The connection that asked is gone."""
+        self._rates.pop(subscriber, None)
         self._loopback.drop(subscriber)
         self._tokens.drop(subscriber)
+
+    def _rate(self, subscriber: Subscriber, now_s: float) -> Rate:
+        rate = self._rates.get(subscriber)
+        if rate is None:
+            rate = self._rates[subscriber] = Rate(now_s=now_s)
+        return rate
 
     # --- what the source tells
 
@@ -102,5 +123,9 @@ class Barriers:
         text = f"too many barriers wait, the limit is {full.limit}: await those you asked for"
         self._send_error(subscriber, identity, "too_many_barriers", text)
 
-    def _send_error(self, subscriber: Subscriber, identity: int, code: str, text: str) -> None:
-        self._hub.send(subscriber, codec.encode(messages.Err(id=identity, code=code, message=text)))
+    def _send_error(
+        self, subscriber: Subscriber, identity: int, code: str, text: str, *, after_ms: float | None = None
+    ) -> None:
+        """`after_ms`: asking again then can help."""
+        error = messages.Err(id=identity, code=code, message=text, retry=after_ms is not None, after_ms=after_ms)
+        self._hub.send(subscriber, codec.encode(error))

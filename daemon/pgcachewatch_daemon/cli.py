@@ -32,7 +32,7 @@ from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
-from pgcachewatch_daemon.io.websocket import SocketLimits
+from pgcachewatch_daemon.io.websocket import SocketLimits, TlsOptions
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
 from pgcachewatch_daemon.process import log_to_stderr, loop_factory
@@ -55,6 +55,7 @@ def serve(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     try:
         loaded = read(given)
+        relay_options(loaded.settings).tls.check()
     except ConfigurationError as error:
         sys.stderr.write(f"pgcachewatch serve: {error}\n")
         return EXIT_CONFIGURATION
@@ -113,16 +114,21 @@ def relay_options(settings: Settings) -> RelayOptions:
             ping_after_s=settings.ping_interval_s,
             pong_s=settings.pong_timeout_s,
         ),
+        tls=TlsOptions(settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file),
+        trusted_proxies=settings.trusted_proxies,
         history=HistoryLimits(
             events=settings.history_events, bytes=settings.history_bytes, age_s=settings.history_age_s
         ),
         outbox=OutboxLimits(bytes=settings.outbox_bytes),
         barriers=LoopbackLimits(
-            barriers=settings.barriers_limit, barriers_per_subscriber=settings.barriers_per_connection_limit
+            barriers=settings.barriers_limit,
+            barriers_per_subscriber=settings.barriers_per_connection_limit,
+            barriers_per_s=settings.barrier_rate,
         ),
         admission=AdmissionLimits(
             connections=settings.connections_limit,
             connections_per_address=settings.connections_per_address_limit,
+            handshakes_per_s=settings.handshake_rate,
         ),
         consumers=_consumer_options(settings),
     )

@@ -142,6 +142,8 @@ def client_readings(
         "disconnects": _labelled(sockets.disconnects),
         "refusals": _labelled(sockets.refusals),
         "evicted_handshakes": sockets.evicted_handshakes,
+        "tls_failures": sockets.tls_failures,
+        "tls_certificate_not_after_seconds": sockets.tls_not_after_s,
         "resumes": {
             ("resumed",): hub.resumed,
             ("epoch",): hub.not_resumed_epoch,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -249,6 +250,8 @@ class Reception:
     # --- entering
 
     def _enter_protocol(self, connection: Connection) -> None:
+        if not self._may_knock(connection):
+            return
         # A client that wants a smaller window would need writes of its own: it is told without compression.
         windows = (WINDOW_BITS,) if self._options.is_compressing else ()
         if not connection.check_upgrade(messages.SUBPROTOCOL, windows=windows):
@@ -261,7 +264,7 @@ class Reception:
             connection.expect_by(self._now_s() + self._options.hello_timeout_s)
 
     def _enter_plain(self, connection: Connection, channel: str) -> None:
-        if not connection.check_upgrade(None):
+        if not self._may_knock(connection) or not connection.check_upgrade(None):
             return
         visitor = self._admit(connection, None)
         if visitor is None:
@@ -270,6 +273,12 @@ class Reception:
             self._join_plain(visitor, channel)
         else:
             self._wait(visitor, HELLO, [channel], partial(self._join_plain, visitor, channel))
+
+    def _may_knock(self, connection: Connection) -> bool:
+        decision = self._admission.knock(now_s=self._now_s(), chance=random.random())
+        if isinstance(decision, Refuse):
+            self._answer(connection, http.refuse(decision.status, decision.reason, decision.retry_after_s))
+        return not isinstance(decision, Refuse)
 
     def _admit(self, connection: Connection, session: RelaySession | None) -> Visitor | None:
         """A visitor, or None when the request was refused."""

@@ -44,7 +44,7 @@ from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats, C
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions, SourceStats
-from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, WebSocketServer
+from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, TlsOptions, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import Kept, View, render
@@ -90,6 +90,8 @@ class RelayOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
     sockets: SocketLimits = field(default_factory=SocketLimits)
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    trusted_proxies: Sequence[str] = ()
     history: HistoryLimits = field(default_factory=HistoryLimits)
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     barriers: LoopbackLimits = field(default_factory=LoopbackLimits)
@@ -138,7 +140,7 @@ class Relay:
             lambda: secrets.token_hex(8), options.barriers, wants_snapshot=lambda: self._hub.has_stamps
         )
         self._tokens = Tokens(options.barriers)
-        self._admission = Admission(options.admission)
+        self._admission = Admission(options.admission, now_s=time.monotonic())
         self._hub = Hub(
             self._make_backplane(),
             History(options.history),
@@ -176,7 +178,7 @@ class Relay:
             ),
             now_s=time.monotonic,
         )
-        self._server = WebSocketServer(self._reception, options.sockets, clock=time.monotonic, stats=self._socket_stats)
+        self._server = self._make_server()
         self._exposition = Exposition(self.readings)
         self._status = Kept(time.monotonic)
         self._began_s = time.monotonic()
@@ -189,7 +191,7 @@ class Relay:
         self._stopping = asyncio.Event()
         self._draining_since_s: float | None = None
         # A part that reads a file of its own adds its preparation here.
-        self.preparations: list[Preparation] = [self._prepare_limits]
+        self.preparations: list[Preparation] = [self._prepare_limits, self._prepare_port]
 
     def _make_inspection(self) -> Inspection:
         return Inspection(
@@ -208,6 +210,16 @@ class Relay:
             why_not=self._inspection.why_not_journalled,
         )
         return Consuming(self.options.consumers, self.options.source, desk, now_s=time.monotonic)
+
+    def _make_server(self) -> WebSocketServer:
+        return WebSocketServer(
+            self._reception,
+            self.options.sockets,
+            clock=time.monotonic,
+            stats=self._socket_stats,
+            tls=self.options.tls,
+            trusted_proxies=self.options.trusted_proxies,
+        )
 
     # --- parts that a worker has others of
 
@@ -234,7 +246,7 @@ class Relay:
 
     @property
     def url(self) -> str:
-        return f"ws://{self.options.host}:{self.port}"
+        return f"{'wss' if self.options.tls.is_on else 'ws'}://{self.options.host}:{self.port}"
 
     async def start(self) -> None:
         """Bind and begin. Raises OSError when the address can not be had; PostgreSQL need not be there yet."""
@@ -271,6 +283,9 @@ class Relay:
 
     def _prepare_limits(self, options: RelayOptions) -> Callable[[], None]:
         return partial(self._take_limits, options)
+
+    def _prepare_port(self, options: RelayOptions) -> Callable[[], None]:
+        return self._server.prepare(options.tls, options.trusted_proxies)
 
     def _take_limits(self, options: RelayOptions) -> None:
         self._admission.limits = options.admission

@@ -19,7 +19,8 @@ from pgcachewatch_daemon.core.tokens import Tokens
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-LIMITS = LoopbackLimits(barriers_per_subscriber=1)
+PER_S = 10
+LIMITS = LoopbackLimits(barriers_per_subscriber=1, barriers_per_s=PER_S)
 
 
 class Stage:
@@ -116,3 +117,32 @@ def test_one_barrier_more_than_the_limit_is_refused_on_either_way() -> None:
     stage.ask(5)
     stage.ask(6, TOKEN)
     assert stage.told() == []
+
+
+@pytest.mark.rule("W-LIMIT-7")
+def test_who_asks_too_often_is_told_when_to_ask_again_and_others_are_answered() -> None:
+    stage = Stage()
+    other = stage.hub.join(messages.Hello(), [Subscription(1, 1, "c")], now_ms=0.0)
+    for identity in range(PER_S):
+        stage.ask(identity)
+        stage.loop_back()
+    stage.told()
+    stage.ask(99)
+    (refused,) = stage.told()
+    assert (refused["id"], refused["code"], refused["retry"]) == (99, "too_many_barriers", True)
+    assert refused["after_ms"] == pytest.approx(1_000 / PER_S)
+    other.drain()
+    stage.barriers.ask(other, BarrierRequested(1))
+    stage.loop_back()
+    assert "barrierok" in {json.loads(frame)["t"] for frame in other.drain()}
+    stage.now_ms += refused["after_ms"] + 0.001
+    stage.ask(99)
+    stage.loop_back()
+    assert "barrierok" in {message["t"] for message in stage.told()}
+
+
+def test_what_is_counted_of_a_client_goes_with_it() -> None:
+    stage = Stage()
+    stage.ask(1)
+    stage.barriers.drop(stage.client)
+    assert not stage.barriers._rates

@@ -28,6 +28,7 @@ class LoopbackLimits:
 
     barriers: int = 100_000
     barriers_per_subscriber: int = 1_000
+    barriers_per_s: float = 1_000.0  # of one subscriber
 
 
 @dataclass(frozen=True, slots=True)

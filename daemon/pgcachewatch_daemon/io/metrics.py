@@ -144,6 +144,8 @@ METRICS: tuple[Row, ...] = (
     Row("disconnects", "counter", "connections", "Ended client connections by close code", ("code",)),
     Row("refusals", "counter", "requests", "Requests refused before the upgrade by HTTP status", ("status",)),
     Row("evicted_handshakes", "counter", "connections", "Sockets dropped because too many were silent"),
+    Row("tls_failures", "counter", "connections", "TLS connections that failed, in the handshake or later"),
+    Row("tls_certificate_not_after_seconds", "gauge", "seconds", "When the certificate expires, since 1970; 0: no TLS"),
     Row("resumes", "counter", "clients", "Clients that came back", ("result",)),
     Row("event_loop_lag_seconds", "histogram", "seconds", "How late a timer runs in the relay's processes"),
     Row("workers", "gauge", "processes", "Processes that serve clients now"),

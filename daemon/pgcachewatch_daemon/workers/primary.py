@@ -171,7 +171,7 @@ class PrimaryRelay:
 
     @property
     def url(self) -> str:
-        return f"ws://{self.options.host}:{self.port}"
+        return f"{'wss' if self.options.tls.is_on else 'ws'}://{self.options.host}:{self.port}"
 
     @property
     def workers(self) -> Mapping[int, int]:
@@ -238,6 +238,7 @@ class PrimaryRelay:
             member.say(Reload(divide(options, port=self.port), logging.getLogger().getEffectiveLevel()))
 
     def _prepare_limits(self, options: RelayOptions) -> Callable[[], None]:
+        options.tls.check()  # workers, which serve by it, can not refuse
         return partial(self._take_limits, options)
 
     def _take_limits(self, options: RelayOptions) -> None:

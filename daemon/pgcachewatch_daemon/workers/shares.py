@@ -30,5 +30,6 @@ def divide(options: RelayOptions, *, port: int) -> RelayOptions:
             admission,
             connections=max(1, admission.connections // size),
             connections_per_address=max(1, admission.connections_per_address // size),
+            handshakes_per_s=admission.handshakes_per_s / size,
         ),
     )

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from pgcachewatch_daemon.io.metrics import METRICS, Histogram, Reading
 
+# What is the same for all processes of a relay, and not to be added up.
+LARGEST = frozenset({"tls_certificate_not_after_seconds"})
 GAUGES = frozenset(row.name for row in METRICS if row.kind == "gauge")
 
 
@@ -23,7 +25,12 @@ def total(all_readings: Iterable[Mapping[str, Reading]]) -> dict[str, Reading]:
     result: dict[str, Reading] = {}
     for readings in all_readings:
         for name, reading in readings.items():
-            result[name] = _plus(result[name], reading) if name in result else reading
+            if name not in result:
+                result[name] = reading
+            elif name in LARGEST:
+                result[name] = _largest(result[name], reading)
+            else:
+                result[name] = _plus(result[name], reading)
     return result
 
 
@@ -35,6 +42,12 @@ def nothing() -> dict[str, Reading]:
 def without_gauges(readings: Mapping[str, Reading]) -> dict[str, Reading]:
     """What stays of a process that does not answer, or has ended."""
     return {name: reading for name, reading in readings.items() if name not in GAUGES}
+
+
+def _largest(one: Reading, other: Reading) -> Reading:
+    assert isinstance(one, int | float), "a plain number"
+    assert isinstance(other, int | float), "a plain number"
+    return max(one, other)
 
 
 def _plus(one: Reading, other: Reading) -> Reading:

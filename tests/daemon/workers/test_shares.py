@@ -24,7 +24,7 @@ OPTIONS = RelayOptions(
 
 def test_shares_add_up_to_no_more_than_the_limit_and_are_never_nothing() -> None:
     share = divide(OPTIONS, port=8420)
-    assert share.admission == AdmissionLimits(connections=2, connections_per_address=1)
+    assert share.admission == AdmissionLimits(connections=2, connections_per_address=1, handshakes_per_s=500.0)
     assert share.sockets.handshakes_limit == 2
     assert share.barriers == LoopbackLimits(barriers=25, barriers_per_subscriber=7)
 

@@ -32,6 +32,11 @@ def test_labels_that_one_lacks_count_from_the_other() -> None:
     }
 
 
+def test_what_is_the_same_for_all_processes_is_not_added_up() -> None:
+    name = "tls_certificate_not_after_seconds"
+    assert total([{name: 0}, {name: 1_800_000_000.0}, {name: 1_800_000_000.0}]) == {name: 1_800_000_000.0}
+
+
 def test_readings_of_different_kinds_are_a_mistake() -> None:
     with pytest.raises(TypeError, match="Histogram"):
         total([{"writes": 1}, {"writes": Histogram()}])

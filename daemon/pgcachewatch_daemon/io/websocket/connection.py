@@ -11,15 +11,15 @@ connection stays with the application, where it conflates.
 Invariants. What a client can send ends its own connection at most: garbage, giant headers, oversized frames, silence.
 `write` is used only while the transport holds nothing, so bytes keep their order.
 
-Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Sockets whose handshake is not done:
-`handshakes_limit`; above it the oldest is dropped. Each wait has its limit in seconds.
+Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Time: whoever sends so much at once
+that reading it takes COSTLY_S is not read for COSTLY_PAUSES times as long, so that a flood takes a part of the relay's
+time and never all of it. Each wait has its limit in seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
-import logging
 import os
 import socket
 import sys
@@ -42,10 +42,17 @@ from pgcachewatch_daemon.io.websocket.frames import (
     text_frame,
 )
 from pgcachewatch_daemon.io.websocket.handshake import Handshake
-from pgcachewatch_daemon.io.websocket.wire import Application, HttpRequest, SocketLimits, SocketStats
+from pgcachewatch_daemon.io.websocket.shared import Shared
+from pgcachewatch_daemon.io.websocket.wire import HttpRequest
 from pgcachewatch_daemon.lines import line_logger
 
 PING = ping_frame(b"pgcachewatch")
+FORWARDED_FOR = "X-Forwarded-For"
+TLS_RECORD = 0x16  # RFC 8446 section 5.1: what a client that speaks TLS begins with
+
+MEASURED_BYTES = 4_096  # a read below that can not be costly
+COSTLY_S = 0.01
+COSTLY_PAUSES = 9
 
 logger = line_logger(__name__)
 
@@ -55,43 +62,8 @@ EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 4000, 4104, 4200})
 # Where a connection stands. Plain integers: they are compared for each event and client.
 HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
 
-
-class Shared:
-    """What all connections of one server have in common, themselves included."""
-
-    def __init__(
-        self, application: Application, limits: SocketLimits, clock: Callable[[], float], stats: SocketStats
-    ) -> None:
-        self.application = application
-        self.limits = limits
-        self.clock = clock
-        self.stats = stats
-        self.connections: set[Connection] = set()
-        self.arrivals = 0
-        self.pending: dict[Connection, None] = {}  # handshakes in the order they began
-        self.emptied = asyncio.Event()
-        self.emptied.set()
-        # Not in the logging tree: the library prints a traceback for each hostile client, an INFO line for each other.
-        self.library_logger = logging.Logger("websockets", logging.CRITICAL + 1)
-
-    def arrived(self, connection: Connection) -> None:
-        self.arrivals += 1
-        connection.number = self.arrivals
-        self.connections.add(connection)
-        self.emptied.clear()
-        self.pending[connection] = None
-        if len(self.pending) > self.limits.handshakes_limit:
-            # The oldest has had the most time: a flood of silent sockets costs itself, not those who speak.
-            oldest = next(iter(self.pending))
-            del self.pending[oldest]
-            self.stats.evicted_handshakes += 1
-            oldest.abort(0)
-
-    def departed(self, connection: Connection) -> None:
-        self.connections.discard(connection)
-        if not self.connections:
-            self.emptied.set()
-        self.pending.pop(connection, None)
+# Why a connection is not read: bits, since each reason ends by itself.
+FULL, ASKED, COSTLY = 1, 2, 4
 
 
 class Connection(asyncio.Protocol):
@@ -105,10 +77,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_ping_sent_s", "_progress_s", "_reader", "_shared",
-        "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code", "is_full", "number",
-        "peer",
-        "visitor", "window_bits", "write",
+        "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_pauses", "_ping_sent_s", "_progress_s", "_reader",
+        "_shared", "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code",
+        "is_full", "number", "peer", "visitor", "window_bits", "write",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -125,15 +96,21 @@ class Connection(asyncio.Protocol):
         self._ping_sent_s = 0.0
         self._progress_s = 0.0
         self._unsent_bytes = 0
+        self._pauses = 0
         self.close_code = 0
         self.is_full = False  # the kernel did not take all that was written
         self.number = 0  # counts from 1 in each process; names the connection in log lines
-        self.peer = ""
+        self.peer = ""  # the client's address; from the request on the one that a trusted proxy says
         self.visitor: object = None
         self.window_bits = 0  # of the compression that was agreed upon; 0: none
         self.write: Callable[[bytes], int] = _nowhere
 
     # --- what the application calls
+
+    @property
+    def peer_certificate_name(self) -> str:
+        """What the client's certificate names; empty where none is asked for."""
+        return ""
 
     @property
     def is_live(self) -> bool:
@@ -194,12 +171,10 @@ class Connection(asyncio.Protocol):
         self._expect_by_s = moment_s
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._pause(ASKED)
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and not self.is_full:
-            self._transport.resume_reading()
+        self._resume(ASKED)
 
     def send(self, data: bytes) -> bool:
         """Write finished frames in one go; False when it is full now. The caller knows that it is live and was not."""
@@ -250,7 +225,7 @@ class Connection(asyncio.Protocol):
         limits = self._shared.limits
         self._transport.set_write_buffer_limits(high=0)
         system_socket = transport.get_extra_info("socket")
-        if os.name != "posix" or system_socket is None or transport.get_extra_info("sslcontext") is not None:
+        if os.name != "posix" or system_socket is None:
             self.write = self._through_transport
         else:
             self.write = MethodType(os.write, system_socket.fileno())  # as a partial, in a third of the memory
@@ -268,6 +243,8 @@ class Connection(asyncio.Protocol):
         try:
             if self._reader is not None:
                 self._take(self._reader, data)
+                if len(data) >= MEASURED_BYTES:
+                    self._spread(self._shared.clock() - self._heard_s)
             elif self._stage == HANDSHAKE:
                 self._greet(data)
             elif self._stage == DECIDING:
@@ -287,17 +264,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_full = True
         self._progress_s = self._shared.clock()
-        if self._transport is not None and not self._transport.is_closing():
-            # Who does not read gets no answers either: pings would pile up pongs without bound.
-            self._transport.pause_reading()
+        self._pause(FULL)  # who does not read gets no answers either: pings would pile up pongs without bound
         if self._stage == LIVE:
             self._shared.application.filled(self)
 
     def resume_writing(self) -> None:
         self.is_full = False
         self._heard_s = self._shared.clock()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._resume(FULL)
         if self._stage == LIVE:
             self._shared.application.drained(self)
 
@@ -345,10 +319,33 @@ class Connection(asyncio.Protocol):
             self._ping_sent_s = now_s
             self._send(PING)
 
+    def _pause(self, why: int) -> None:
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._pauses |= why
+
+    def _resume(self, why: int) -> None:
+        if not self._pauses & why:
+            return
+        self._pauses &= ~why
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _spread(self, cost_s: float) -> None:
+        """Reading this client's last bytes took so long: let others have their turn."""
+        if cost_s >= COSTLY_S and self._stage == LIVE:
+            self._pause(COSTLY)
+            asyncio.get_running_loop().call_later(cost_s * COSTLY_PAUSES, self._resume, COSTLY)
+
     def _greet(self, data: bytes) -> None:
         """Read the request; what came behind it are frames, once there was an upgrade."""
         handshake = self._handshake
         assert handshake is not None, "it goes with the upgrade"
+        if data[0] == TLS_RECORD and not handshake.has_begun:
+            # It would wait for the end of a line: the client's greeting need not have one.
+            logger.info("tls on a port without it", conn=self.number, peer=self.peer)
+            self.answer(400, {}, b"this port does not speak TLS: connect to ws:// or http://\n")
+            return
         request = handshake.feed(data)
         if isinstance(request, Response):
             self._refuse(request)
@@ -364,6 +361,9 @@ class Connection(asyncio.Protocol):
         self._stage = DECIDING
         self._was_requested = True
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        proxies = self._shared.proxies
+        if proxies:
+            self.peer = sys.intern(proxies.client_of(self.peer, request.headers.get_all(FORWARDED_FOR)))
         self._shared.application.requested(self, HttpRequest(request.method, request.path, headers, self.peer))
 
     def _refuse_early_frames(self) -> None:
@@ -416,8 +416,7 @@ class Connection(asyncio.Protocol):
         self._lost()
         self._stage = CLOSING
         self._deadline_s = self._shared.clock() + self._shared.limits.close_s
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()  # the peer's own close has to be seen
+        self._resume(self._pauses)  # the peer's own close has to be seen
 
     def _fail(self) -> None:
         if self._stage == LIVE:
@@ -440,7 +439,7 @@ class Connection(asyncio.Protocol):
     def _through_transport(self, data: bytes) -> int:
         """For a socket that can not be written to directly."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+            self._put(data)
         return len(data)
 
     def _send(self, data: bytes) -> None:
@@ -449,6 +448,10 @@ class Connection(asyncio.Protocol):
         stats = self._shared.stats
         stats.writes += 1
         stats.bytes += len(data)
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        assert self._transport is not None, "it is written to while it is there"
         self._transport.write(data)
 
     def _half_close(self) -> None:

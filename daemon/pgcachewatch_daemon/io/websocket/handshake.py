@@ -45,6 +45,10 @@ class Handshake:
         self._accepted: Response | None = None
         self.rest = b""
 
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._first_bytes)
+
     def feed(self, data: bytes) -> Request | Response | None:
         """The request, or the answer to what is none; None while there is more to come. Not to be fed after either."""
         self._first_bytes += data[: METHOD_BYTES - len(self._first_bytes)]

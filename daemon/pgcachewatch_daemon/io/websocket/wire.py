@@ -36,6 +36,8 @@ class SocketStats:
     refusals: Counter[int] = field(default_factory=Counter)  # by HTTP status
     disconnects: Counter[int] = field(default_factory=Counter)  # by close code
     evicted_handshakes: int = 0
+    tls_failures: int = 0
+    tls_not_after_s: float = 0.0  # of the certificate in use, in seconds since 1970; 0 without TLS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from pgcachewatch_daemon.io.websocket import Connection, HttpRequest, SocketLimits, WebSocketServer, text_frame
+from pgcachewatch_daemon.io.websocket import (
+    Connection,
+    HttpRequest,
+    SocketLimits,
+    TlsOptions,
+    WebSocketServer,
+    text_frame,
+)
 
+WITHOUT_TLS = TlsOptions()
 SUBPROTOCOL = "pgcachewatch.v1"
 REQUEST = (
     b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -81,10 +89,11 @@ class Echo:
 class Site:
     server: WebSocketServer
     application: Echo
+    scheme: str = "ws"
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.server.port}"
+        return f"{self.scheme}://127.0.0.1:{self.server.port}"
 
     async def raw(self, *parts: bytes, end: bool = False) -> bytes:
         """Send bytes as they are, and read until the server closes."""
@@ -101,13 +110,21 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(**limits: float) -> AsyncIterator[Site]:
+async def serving(
+    *, tls: TlsOptions = WITHOUT_TLS, trusted_proxies: Sequence[str] = (), **limits: float
+) -> AsyncIterator[Site]:
     loop = asyncio.get_running_loop()
     application = Echo(loop.time)
-    server = WebSocketServer(application, SocketLimits(**limits), clock=loop.time)  # type: ignore[arg-type]  # ints and floats
+    server = WebSocketServer(
+        application,
+        SocketLimits(**limits),  # type: ignore[arg-type]  # ints and floats
+        clock=loop.time,
+        tls=tls,
+        trusted_proxies=trusted_proxies,
+    )
     await server.start("127.0.0.1", 0)
     try:
-        yield Site(server, application)
+        yield Site(server, application, "wss" if tls.is_on else "ws")
     finally:
         await server.close()
 

@@ -1,0 +1,89 @@
+"""What all connections of one server have in common, themselves included.
+
+Bounds: of sockets whose handshake is not done there are `handshakes_limit`; above it the oldest is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pgcachewatch_daemon.core.forwarding import TrustedProxies
+from pgcachewatch_daemon.io.websocket.certificates import Certificates
+from pgcachewatch_daemon.io.websocket.wire import Application, SocketLimits, SocketStats
+
+if TYPE_CHECKING:
+    from pgcachewatch_daemon.io.websocket.connection import Connection
+
+TURN_S = 0.005
+
+
+class Shared:
+    """`clock` is the relay's monotonic clock, in seconds. Without `certificates` connections are plain."""
+
+    def __init__(
+        self, application: Application, limits: SocketLimits, clock: Callable[[], float], stats: SocketStats
+    ) -> None:
+        self.application = application
+        self.limits = limits
+        self.clock = clock
+        self.stats = stats
+        self.certificates: Certificates | None = None
+        self.proxies = TrustedProxies()
+        self.turns = Turns(clock)
+        self.arrivals = 0
+        self.connections: set[Connection] = set()
+        self.pending: dict[Connection, None] = {}  # handshakes in the order they began
+        self.emptied = asyncio.Event()
+        self.emptied.set()
+        # Not in the logging tree: the library prints a traceback for each hostile client, an INFO line for each other.
+        self.library_logger = logging.Logger("websockets", logging.CRITICAL + 1)
+
+    def arrived(self, connection: Connection) -> None:
+        self.arrivals += 1
+        connection.number = self.arrivals
+        self.connections.add(connection)
+        self.emptied.clear()
+        self.pending[connection] = None
+        if len(self.pending) > self.limits.handshakes_limit:
+            # The oldest has had the most time: a flood of silent sockets costs itself, not those who speak.
+            oldest = next(iter(self.pending))
+            del self.pending[oldest]
+            self.stats.evicted_handshakes += 1
+            oldest.abort(0)
+
+    def departed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self.emptied.set()
+        self.pending.pop(connection, None)
+
+
+class Turns:
+    """Work that is long and comes in crowds: TURN_S of it in one iteration of the loop, in the order it came.
+
+    Bound: one piece of work for each connection that has not finished its handshake.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def take(self, work: Callable[[], None]) -> None:
+        """Call it soon. It must not raise."""
+        self._waiting.append(work)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        until_s = self._clock() + TURN_S
+        while self._waiting:
+            self._waiting[0]()
+            self._waiting.popleft()  # behind it: until then nobody else makes the loop call
+            if self._clock() >= until_s:
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)

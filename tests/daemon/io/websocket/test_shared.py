@@ -1,0 +1,50 @@
+"""Turns: long work that comes in crowds leaves room for everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pgcachewatch_daemon.io.websocket.shared import TURN_S, Turns
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_work_is_done_in_its_order_and_not_by_who_brings_it() -> None:
+    done: list[int] = []
+    turns = Turns(Clock())
+    for number in range(3):
+        turns.take(lambda number=number: done.append(number))  # type: ignore[misc]  # a default binds it
+    assert done == []
+    await asyncio.sleep(0)
+    assert done == [0, 1, 2]
+
+
+async def test_others_have_their_turn_between_two_slices() -> None:
+    clock, order = Clock(), [""]
+    turns = Turns(clock)
+
+    def work() -> None:
+        order.append("work")
+        clock.now_s += TURN_S / 2
+
+    for _ in range(4):
+        turns.take(work)
+    asyncio.get_running_loop().call_soon(order.append, "other")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert order[1:] == ["work", "work", "other", "work", "work"]
+
+
+async def test_work_that_brings_more_work_has_it_done_too() -> None:
+    done: list[str] = []
+    turns = Turns(Clock())
+    turns.take(lambda: turns.take(lambda: done.append("more")))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert done == ["more"]
