@@ -47,6 +47,10 @@ losses:  ## Does the journal lose anything while all is killed, on each version:
 	PGCW_LOSSES_S=$(or $(DURATION),60) $(if $(SEED),PGCW_LOSSES_SEED=$(SEED)) \
 		$(PYTEST) -n0 -s -q -k no_change tests/integration/test_journal_losses.py
 
+.PHONY: soak
+soak: setup  ## Mixed load with faults on one relay, is its memory flat: make soak DURATION=3600 SEED=1 KEEP=folder
+	$(BIN)/python -m tests.soak --duration $(or $(DURATION),3600) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
+
 bench: bench-fanout bench-client  ## All benchmarks in full, about an hour and a half; want a quiet machine
 
 .PHONY: bench-fanout bench-client bench-peers bench-gate

@@ -100,6 +100,12 @@ class Proxy:
         for link in tuple(self._links):
             link.cut()
 
+    def cut_dead(self) -> None:
+        """Reset what was black-holed, as the keepalives of its two ends do after a while; new ones are forwarded."""
+        for link in tuple(self._links):
+            if link.is_dead:
+                link.cut()
+
     def _set(self, mode: Mode, *, stalled: tuple[Direction, ...] = ()) -> None:
         self._mode = mode
         for direction, moving in self._moving.items():

@@ -9,6 +9,7 @@ Bounds: never more than MOST_APART_S between two faults.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_APART_S = 0.8
@@ -71,8 +72,15 @@ class Happened:
     healed_s: float
 
 
-def schedule(seed: int, *, duration_s: float, readers: int) -> list[Fault]:
-    """The faults of a run, in order of time; all are over when `duration_s` is.
+def schedule(
+    seed: int,
+    *,
+    duration_s: float,
+    readers: int,
+    kinds: Sequence[Kind] = KINDS,
+    apart_s: tuple[float, float] = (LEAST_APART_S, MOST_APART_S),
+) -> list[Fault]:
+    """The faults of a run, in order of time; all are over when `duration_s` is. BURST must be one of `kinds`.
 
     >>> schedule(1, duration_s=60, readers=4) == schedule(1, duration_s=60, readers=4)
     True
@@ -81,9 +89,9 @@ def schedule(seed: int, *, duration_s: float, readers: int) -> list[Fault]:
     faults: list[Fault] = []
     busy_until_s: dict[str, float] = {}
     deck: list[Kind] = []
-    at_s = chance.uniform(LEAST_APART_S, MOST_APART_S)
+    at_s = chance.uniform(*apart_s)
     while at_s < duration_s:
-        deck = deck or chance.sample(KINDS, len(KINDS))
+        deck = deck or chance.sample(kinds, len(kinds))
         reader = chance.randrange(readers)
         playable = [kind for kind in deck if busy_until_s.get(kind.component.format(reader), 0.0) <= at_s]
         # A burst is over at once, so one is always possible.
@@ -94,5 +102,5 @@ def schedule(seed: int, *, duration_s: float, readers: int) -> list[Fault]:
         component = kind.component.format(reader)
         faults.append(Fault(at_s, kind.name, length_s, reader if "{}" in kind.component else None, component))
         busy_until_s[component] = at_s + length_s + TIME_TO_SETTLE_S
-        at_s += chance.uniform(LEAST_APART_S, MOST_APART_S)
+        at_s += chance.uniform(*apart_s)
     return faults

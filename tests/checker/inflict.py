@@ -14,16 +14,20 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import asyncpg
 
+from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from tests.checker.deaf import stay_deaf
 from tests.checker.faults import Fault, Happened
-from tests.checker.plan import CHANNEL, TABLE
+from tests.checker.plan import CHANNEL, TABLE, RunSettings
+from tests.checker.processes import Child
 from tests.checker.source import SOURCE_ERRORS
-from tests.checker.stage import Stage
 from tests.proxy import Direction, Proxy
+from tests.relay_process import RelayProcess
 
 BURST_EVENTS = 10_000
 ADMIN_TIMEOUT_S = 10.0
@@ -56,10 +60,35 @@ class DidNotHappen(Exception):
     """There was nothing to strike."""
 
 
+class Struck(Protocol):
+    """A process of clients, and the link that it reaches the relay by."""
+
+    @property
+    def child(self) -> Child: ...
+    @property
+    def link(self) -> Proxy: ...
+
+
+class Scene(Protocol):
+    """What faults can strike. The relay reaches PostgreSQL by `source`."""
+
+    @property
+    def settings(self) -> RunSettings: ...
+    @property
+    def server(self) -> EmbeddedPostgres: ...
+    @property
+    def source(self) -> Proxy: ...
+    @property
+    def relay(self) -> RelayProcess: ...
+    @property
+    def readers(self) -> Sequence[Struck]: ...
+    def relay_taken_down(self) -> AbstractContextManager[RelayProcess]: ...
+
+
 class Inflictor:
     """Plays a plan; `happened` is what became of it."""
 
-    def __init__(self, stage: Stage, seed: int) -> None:
+    def __init__(self, stage: Scene, seed: int) -> None:
         self.happened: list[Happened] = []
         self.did_not_happen = 0
         self._stage = stage
@@ -74,6 +103,7 @@ class Inflictor:
             "relay_killed": self._kill_relay,
             "relay_restarted": self._restart_relay,
             "relay_stopped": self._stop_relay,
+            "relay_reloaded": self._reload_relay,
             "source_cut": self._cut,
             "source_black_holed": self._black_hole,
             "source_stalled": self._stall,
@@ -83,6 +113,7 @@ class Inflictor:
             "link_stalled_up": functools.partial(self._stall, directions=("up",)),
             "link_black_holed": self._black_hole,
             "client_stopped": self._stop_client,
+            "client_stopped_long": self._stop_client,
             "burst": self._burst,
             "deaf_client": self._deafen,
         }
@@ -162,6 +193,9 @@ class Inflictor:
             await asyncio.sleep(fault.length_s)
         finally:
             self._stage.relay.signal(signal.SIGCONT)
+
+    async def _reload_relay(self, fault: Fault) -> None:
+        self._stage.relay.signal(signal.SIGHUP)
 
     # --- networks
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 TABLE = "items"
 CHANNEL = "ch_pgcachewatch_table_change"
@@ -18,7 +18,19 @@ CHANNEL = "ch_pgcachewatch_table_change"
 Mode = Literal["direct", "journal"]
 MODES: tuple[Mode, ...] = ("direct", "journal")
 
-Task = TypeVar("Task", "WriterTask", "ReaderTask")
+
+class Task(Protocol):
+    """A frozen dataclass of what JSON can say."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # as the standard library's own stubs have it
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def directory(self) -> str: ...
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +81,11 @@ class ReaderTask:
     is_by_row: bool = False
 
 
-def to_argument(task: WriterTask | ReaderTask) -> str:
+def to_argument(task: Task) -> str:
     return json.dumps(dataclasses.asdict(task))
 
 
-def from_argument(kind: type[Task], argument: str) -> Task:
+def from_argument(kind: type[AnyTask], argument: str) -> AnyTask:
     """The task that `to_argument` made."""
     return kind(**json.loads(argument))
 

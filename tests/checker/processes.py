@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.checker.plan import ReaderTask, WriterTask, to_argument
+from tests.checker.plan import Task, to_argument
 from tests.relay_process import RelayProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ class Child:
         self._errors = errors
 
     @classmethod
-    async def start(cls, python: Path | str, module: str, task: ReaderTask | WriterTask) -> Self:
+    async def start(cls, python: Path | str, module: str, task: Task) -> Self:
         """Start `python -m module` with its task."""
         errors = Path(task.directory) / f"{task.name}.errors"
         with errors.open("wb") as stderr:

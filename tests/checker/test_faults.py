@@ -58,4 +58,4 @@ def test_every_fault_is_over_in_time_and_names_a_reader_that_exists(readers: int
 
 
 def test_every_kind_can_be_inflicted() -> None:
-    assert Inflictor(Stage(RunSettings(1, 1.0, Path())), seed=1).kinds == {kind.name for kind in KINDS}
+    assert {kind.name for kind in KINDS} <= Inflictor(Stage(RunSettings(1, 1.0, Path())), seed=1).kinds
