@@ -82,6 +82,10 @@ bench-journal:  ## Journal mode: latency beside direct, under load, a relay's CP
 bench-hitratio:  ## How many database reads a cache saves: the original, by table, by row
 	PGCW_BENCH=1 $(PYTEST) -n0 -s -q tests/bench/test_hit_ratio.py
 
+.PHONY: lane-container
+lane-container: setup  ## Image, compose.yaml and testcontainers on a real engine; starts one of its own where none is
+	$(BIN)/python -m tests.lanes.container $(ARGS)
+
 run:  ## The relay on PGCACHEWATCH_DSN, or the demo without it
 	$(PYTHON) daemon
 
