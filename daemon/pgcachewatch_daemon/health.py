@@ -19,6 +19,7 @@ CACHES = (
     "Clients stop trusting their caches once their staleness bound is over, and read from the database. "
     "The relay tries again by itself."
 )
+RESTART = "It was there before: look whether the server runs, and what its log says."
 REASONS = {
     "connection_lost": "the connection ended: a restart, a failover, or the network",
     "loopback_overdue": "the server answered too late, or not at all",
@@ -85,7 +86,8 @@ def describe(found: Sequence[Check], stats: SourceStats) -> Health:
         state: HealthState = "lost" if stats.losses else "starting"
         title = "PostgreSQL is lost" if stats.losses else "PostgreSQL was not reached yet"
         why = stats.problem or REASONS.get(source.detail, source.detail)
-        return Health(state, title, source.since_s, f"{why[:1].upper()}{why[1:]}. {CACHES}")
+        remedy = f"{RESTART} {CACHES}" if stats.losses else CACHES
+        return Health(state, title, source.since_s, f"{why[:1].upper()}{why[1:]}. {remedy}")
     if not loopback.is_passing:
         text = "The connection stands, but the relay's own notification does not come back through it. " + CACHES
         return Health("unproven", "Events are not proven to flow", loopback.since_s, text)
