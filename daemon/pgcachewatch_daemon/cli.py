@@ -32,6 +32,7 @@ from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
 from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
+from pgcachewatch_daemon.io.supervisor import Supervisor
 from pgcachewatch_daemon.io.websocket import SocketLimits, TlsOptions
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
@@ -178,24 +179,32 @@ async def _serve(settings: Settings, read_anew: Callable[[], Loaded]) -> int:
     options = relay_options(settings)
     relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
     reloading = Reloading(settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)))
-    _handle_signals(relay.stop, reloading.reload)
+    supervisor = Supervisor(os.environ, pid=os.getpid())
+
+    def stop() -> None:
+        supervisor.stopping()
+        relay.stop()
+
+    _handle_signals(stop, reloading.reload)
     asyncio.get_running_loop().set_exception_handler(_leave_out_late_lookups)
     try:
-        problem = await _run(relay, options)
+        problem = await _run(relay, options, supervisor)
     finally:
         await relay.close()
+        supervisor.close()
     if problem:
         sys.stderr.write(f"pgcachewatch serve: {problem}\n")
     return EXIT_UNAVAILABLE if problem else 0
 
 
-async def _run(relay: Relay | PrimaryRelay, options: RelayOptions) -> str:
+async def _run(relay: Relay | PrimaryRelay, options: RelayOptions, supervisor: Supervisor) -> str:
     """Until it is stopped and drained; why it could not serve, else nothing."""
     try:
         try:
             await relay.start()
         except OSError as error:
             return _explain(error, options)
+        supervisor.ready()
         await relay.run()
     except WorkersFailed as error:
         return str(error)
