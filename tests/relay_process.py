@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,13 @@ def free_port() -> int:
 class RelayProcess:
     """One relay. `settings` are environment variables without their prefix, in lower case.
 
-    The first start chooses the port, unless one is given; every later start takes the same one.
+    `trust` is set by who gives it TLS: what clients use. The first start chooses the port, unless one is given; every
+    later start takes the same one.
     """
 
     def __init__(self, dsn: str, *, port: int = 0, **settings: str) -> None:
         self.port = port
+        self.trust: ssl.SSLContext | None = None
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PGCACHEWATCH_")},
             "PGCACHEWATCH_DSN": dsn,
@@ -51,11 +54,11 @@ class RelayProcess:
     @property
     def url(self) -> str:
         """Known once the relay listens."""
-        return f"ws://127.0.0.1:{self.port}"
+        return f"{'wss' if self.trust else 'ws'}://127.0.0.1:{self.port}"
 
     @property
     def http(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.trust else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -88,7 +91,7 @@ class RelayProcess:
                 return 0, ""
             self.port = int(listening[1])
         try:
-            with urllib.request.urlopen(self.http + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.http + path, timeout=5, context=self.trust) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             with refused:

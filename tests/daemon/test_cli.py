@@ -193,3 +193,22 @@ async def test_a_lookup_that_fails_after_its_attempt_was_given_up_is_not_logged(
         lines.append((await process.communicate())[1])
     assert b"never retrieved" not in b"".join(lines)
     assert process.returncode == 0
+
+
+def test_tls_files_that_do_not_work_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(["--tls-certificate-file", str(tmp_path / "none.pem")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "none.pem can not be read (No such file or directory)" in said
+
+
+def test_a_trusted_proxy_that_is_no_network_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert serve(["--trusted-proxies", "10.0.0.0/8,nginx"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "trusted_proxies" in said
+    assert "networks as 10.0.0.0/8" in said
