@@ -36,13 +36,14 @@ class Program:
     """One client and its caches."""
 
     def __init__(self, task: CrowdTask, number: int) -> None:
+        self.takes_jobs = number % CONSUMES_EVERY == 0
         self.calls: Counter[str] = Counter()
         self.violations: list[str] = []
         self.versions: dict[str, dict[int, int]] = {"by table": {}, "by row": {}}
         self.jobs = Numbers()
         self.job_gaps = 0
+        self.is_taking = not self.takes_jobs  # or has been
         self._task = task
-        self._takes_jobs = number % CONSUMES_EVERY == 0
         self._chance = random.Random(task.seed * 1_000 + number)
         self._name = f"{task.name}-{number}"
 
@@ -65,7 +66,7 @@ class Program:
                 group.create_task(self._read("by table", by_table))
                 group.create_task(self._read("by row", by_row))
                 group.create_task(self._pass_barriers(client))
-                if self._takes_jobs:
+                if self.takes_jobs:
                     group.create_task(self._take_jobs(client))
 
     async def _read(self, cache: str, call: Callable[[int], Awaitable[Value]]) -> None:
@@ -100,6 +101,7 @@ class Program:
         while True:
             try:
                 async with client.events(JOBS, operations={"insert"}, consumer=CONSUMER, on_gap=be_told) as events:
+                    self.is_taking = True
                     async for event in events:
                         for key in event.keys or ():
                             self.jobs.add(int(key))
@@ -118,6 +120,7 @@ def report_of(programs: list[Program]) -> Report:
         "violations": [text for each in programs for text in each.violations],
         "versions": [versions for each in programs for versions in each.versions.values()],
         "jobs": [span for each in programs for span in each.jobs.spans],
+        "is_there": all(each.is_taking for each in programs),
         "job_gaps": sum(each.job_gaps for each in programs),
     }
 

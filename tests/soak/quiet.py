@@ -1,6 +1,7 @@
-"""When nobody writes any more: has everybody heard the last of everything, and has the relay let go of who left?
+"""Conditions that a soak waits for, before anybody writes and when nobody does any more.
 
-Conditions to be waited for; the reports they read are a second old at most.
+Is everybody there? Has everybody heard the last of everything, and has the relay let go of who left? The reports that
+they read are a second old at most.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from tests.soak.tape import outside
 
 # What a relay opens at the first need and then keeps, as the session of the durable consumers.
 FILES_KEPT = 4
+
+
+async def is_all_there(stage: Stage) -> bool:
+    """Readers are connected; the durable consumer exists, so that the first job is in it."""
+    return all(stage.report(name).get("is_there") for name in LINKED)
 
 
 async def is_all_heard(stage: Stage, versions: dict[int, int]) -> bool:

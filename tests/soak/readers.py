@@ -100,6 +100,7 @@ def report_of(readers: list[Reader]) -> Report:
         "readers": [
             {"mode": each.mode, "tape": each.number, "heard": each.tape} for each in readers if each.mode in COMPLETE
         ],
+        "is_there": all(each.wire.epoch for each in readers if each.mode != "plain"),
         "positions": [(each.wire.epoch, each.wire.cursor) for each in readers if each.mode in PUNCTUAL],
         "heard": sum(each.tape.heard for each in readers),
         "connections": sum(each.wire.connections for each in readers),

@@ -17,7 +17,7 @@ from tests.checker.inflict import Inflictor
 from tests.checker.processes import Child, ChildFailed
 from tests.soak.outcome import Outcome
 from tests.soak.plan import SOAK_KINDS, SoakSettings
-from tests.soak.quiet import is_all_heard, is_all_left, what_is_missing
+from tests.soak.quiet import is_all_heard, is_all_left, is_all_there, what_is_missing
 from tests.soak.samples import Sampler
 from tests.soak.stage import LINKED, Stage
 
@@ -41,9 +41,12 @@ async def soak(settings: SoakSettings) -> Outcome:
         sampling = asyncio.create_task(sampler.run())
         try:
             await stage.start_crowds()
+            if not await _comes_true(lambda: is_all_there(stage)):
+                failures.append("not everybody came: see the reports")
             await stage.start_writers()
             inflictor = Inflictor(stage, settings.seed)
-            await inflictor.play(_faults(settings, len(stage.readers)))
+            faults = inflictor.play(_faults(settings, len(stage.readers)))
+            await asyncio.gather(faults, asyncio.sleep(settings.duration_s))
             await _stop_all(stage.writers, failures)
             await asyncio.to_thread(stage.relay.wait_ready)
             versions = await stage.versions()

@@ -86,6 +86,7 @@ class Sampler:
         )
 
     async def _scrape(self) -> None:
+        await self.ask("/v1/status")  # as an open page does
         status, body = await self.ask("/metrics")
         if status == 200:
             self.scrapes.append((self.now_s(), sums(body)))
