@@ -144,11 +144,11 @@ def _not_after_s(path: str) -> float:
 
 def _warn_of_expiry(options: TlsOptions, not_after_s: float) -> None:
     left_s = not_after_s - time.time()
+    facts = {"file": options.certificate_file, "not_after": _day(not_after_s)}
     if left_s <= 0:
-        words = "tls certificate has expired, clients will refuse it"
-        logger.warning(words, file=options.certificate_file, not_after=_day(not_after_s))
+        logger.warning("tls certificate has expired, clients will refuse it", **facts)
     elif left_s < SOON_S:
-        logger.warning("tls certificate expires soon", file=options.certificate_file, not_after=_day(not_after_s))
+        logger.warning("tls certificate expires soon", **facts)
 
 
 def _day(moment_s: float) -> str:
