@@ -19,7 +19,7 @@ GROUP = "pgcachewatch.commands"
 OWN = {"install": "watch tables: put a trigger on each", "uninstall": "stop watching all tables of a channel"}
 ORIGINAL_FLAGS = ("--function-name", "--trigger-name")
 MODE = "--mode"
-DAEMON = {"serve", "demo", "status", "doctor"}
+DAEMON = {"serve", "demo", "settings", "status", "doctor"}
 ONLY_TABLES = (
     "pgcachewatch: without the daemon package only table-level triggers can be installed, whose events concern the "
     "whole table: pip install 'pgcachewatch[daemon]' for triggers that tell which rows changed\n"

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pydantic
+
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
 from pgcachewatch_config.command_line import Parser, add_options, read
@@ -31,7 +33,7 @@ from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
-from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions
+from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions, complete
 from pgcachewatch_daemon.io.supervisor import Supervisor
 from pgcachewatch_daemon.io.websocket import SocketLimits, TlsOptions
 from pgcachewatch_daemon.lines import line_logger
@@ -47,6 +49,7 @@ from pgcachewatch_daemon.workers.staff import WorkersFailed
 EXIT_UNAVAILABLE = 1
 EXIT_CONFIGURATION = 2
 EXIT_SIGNAL_BASE = 128
+VERIFY = "sslmode=verify-full, which proves who the server is"
 
 logger = line_logger(__name__)
 
@@ -55,20 +58,25 @@ def serve(arguments: list[str]) -> int:
     """Run the relay until a signal; returns the exit code."""
     given = _parser().parse_args(arguments)
     try:
-        loaded = read(given)
-        relay_options(loaded.settings).tls.check()
+        return _serve_with(read(given), partial(read, given))
     except ConfigurationError as error:
         sys.stderr.write(f"pgcachewatch serve: {error}\n")
         return EXIT_CONFIGURATION
+
+
+def _serve_with(loaded: Loaded, read_anew: Callable[[], Loaded]) -> int:
     settings = loaded.settings
+    options = relay_options(settings)
+    options.tls.check()
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
     log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
     _say_what_starts(settings)
     warn(loaded)
+    _say_what_is_not_enforced(settings)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(settings, partial(read, given)))
+        return runner.run(_serve(options, settings, read_anew))
 
 
 def _say_what_starts(settings: Settings) -> None:
@@ -85,9 +93,14 @@ def _say_what_starts(settings: Settings) -> None:
     )
 
 
+def _say_what_is_not_enforced(settings: Settings) -> None:
+    for dsn in filter(None, (settings.dsn, settings.listen_dsn)):
+        for parameter in complete(dsn.get_secret_value()).unmet:
+            logger.warning("the DSN demands what the driver can not do", parameter=parameter, try_instead=VERIFY)
+
+
 def relay_options(settings: Settings) -> RelayOptions:
     """Settings as the plain values that are handed down."""
-    pooled_dsn = settings.dsn or settings.listen_dsn
     return RelayOptions(
         host=settings.host,
         port=settings.port,
@@ -103,7 +116,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         log_format=settings.log_format,
         source=_source_options(settings),
         catalogue=CatalogueOptions(
-            dsn=pooled_dsn.get_secret_value() if pooled_dsn else None,
+            dsn=_completed(settings.dsn or settings.listen_dsn),
             interval_s=settings.drift_check_s,
             connect_timeout_s=settings.connect_timeout_s,
         ),
@@ -136,9 +149,8 @@ def relay_options(settings: Settings) -> RelayOptions:
 
 
 def _source_options(settings: Settings) -> SourceOptions:
-    dsn = settings.listen_dsn or settings.dsn
     return SourceOptions(
-        dsn=dsn.get_secret_value() if dsn else None,
+        dsn=_completed(settings.listen_dsn or settings.dsn),
         heartbeat_s=settings.heartbeat_s,
         idle_heartbeat_s=settings.idle_heartbeat_s,
         overdue_s=settings.loopback_overdue_s,
@@ -158,6 +170,10 @@ def _source_options(settings: Settings) -> SourceOptions:
     )
 
 
+def _completed(dsn: pydantic.SecretStr | None) -> str | None:
+    return complete(dsn.get_secret_value() if dsn else None).dsn
+
+
 def _consumer_options(settings: Settings) -> ConsumerOptions:
     limits = ConsumerLimits(
         timeout_s=settings.consumer_timeout_s, tries=settings.consumer_tries, retry_s=settings.consumer_retry_s
@@ -175,8 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _serve(settings: Settings, read_anew: Callable[[], Loaded]) -> int:
-    options = relay_options(settings)
+async def _serve(options: RelayOptions, settings: Settings, read_anew: Callable[[], Loaded]) -> int:
     relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
     reloading = Reloading(settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)))
     supervisor = Supervisor(os.environ, pid=os.getpid())

@@ -17,7 +17,10 @@ from typing import Any
 import asyncpg
 
 from pgcachewatch.errors import PGCacheWatchError
+from pgcachewatch_config.command_line import add_options, read
 from pgcachewatch_daemon.io.catalogue import Connection
+from pgcachewatch_daemon.io.postgres import complete
+from pgcachewatch_daemon.io.postgres.dsn import split_hosts
 from pgcachewatch_daemon.sql import plan
 
 LOCK_TIMEOUT_S = 1.0
@@ -25,6 +28,7 @@ ATTEMPTS = 10
 PAUSE_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
+DATABASE_SETTINGS = ("dsn", "listen_dsn")
 
 
 class DatabaseRefused(PGCacheWatchError):
@@ -32,9 +36,12 @@ class DatabaseRefused(PGCacheWatchError):
 
 
 def add_database_options(parser: argparse.ArgumentParser) -> None:
-    """The original's flags. Their defaults are not printed: among them may be a password."""
-    group = parser.add_argument_group("database")
-    group.add_argument("--pg-dsn", default=os.environ.get("PGDSN"), help="postgresql://... (default: PGDSN)")
+    """The relay's settings that say which database, and the original's flags. No default is printed: it may hold a
+    password.
+    """
+    add_options(parser, DATABASE_SETTINGS)
+    group = parser.add_argument_group("database", "As published; the settings above do the same.")
+    group.add_argument("--pg-dsn", help="postgresql://... (default: the settings, PGDSN)")
     group.add_argument("--pg-host", help="host (default: PGHOST)")
     group.add_argument("--pg-port", type=int, help="port (default: PGPORT)")
     group.add_argument("--pg-user", help="user (default: PGUSER)")
@@ -44,30 +51,70 @@ def add_database_options(parser: argparse.ArgumentParser) -> None:
 
 @asynccontextmanager
 async def connected(options: argparse.Namespace) -> AsyncIterator[Connection]:
-    """A connection as the flags say; raises DatabaseRefused for whatever goes wrong with it, then or later."""
+    """A connection as flags and settings say; raises DatabaseRefused for whatever goes wrong with it, then or later."""
     try:
-        connection: Connection = await asyncpg.connect(
-            options.pg_dsn,
-            host=options.pg_host,
-            port=options.pg_port,
-            user=options.pg_user,
-            password=options.pg_password,
-            database=options.pg_database,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=COMMAND_TIMEOUT_S,
-            statement_cache_size=0,  # a pooler may stand between
-        )
+        connection = await _connect(options)
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"PostgreSQL refused the connection: {_first_line(error)}") from error
     except (OSError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
         reason = str(error) or type(error).__name__
-        raise DatabaseRefused(f"no connection to PostgreSQL: {reason}; see --pg-dsn and --pg-host") from error
+        raise DatabaseRefused(f"no connection to PostgreSQL: {reason}; see --dsn and --pg-host") from error
     try:
         yield connection
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise DatabaseRefused(f"PostgreSQL refused: {_first_line(error)}") from error
     finally:
         await connection.close()
+
+
+async def _connect(options: argparse.Namespace) -> Connection:
+    """To the first host that is a primary, as the relay does; else to the first that answers."""
+    hosts = split_hosts(complete(_dsn(options)).dsn)
+    standby: Connection | None = None
+    problem: Exception | None = None
+    for dsn in hosts:
+        try:
+            connection = await _attempt(dsn, options)
+            is_primary = len(hosts) == 1 or not await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+            problem = problem or error
+            continue
+        if is_primary:
+            if standby is not None:
+                await standby.close()
+            return connection
+        if standby is None:
+            standby = connection
+        else:
+            await connection.close()
+    if standby is not None:
+        return standby
+    assert problem is not None, "there is at least one host"
+    raise problem
+
+
+async def _attempt(dsn: str | None, options: argparse.Namespace) -> Connection:
+    connection: Connection = await asyncpg.connect(
+        dsn,
+        host=options.pg_host,
+        port=options.pg_port,
+        user=options.pg_user,
+        password=options.pg_password,
+        database=options.pg_database,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        statement_cache_size=0,  # a pooler may stand between
+    )
+    return connection
+
+
+def _dsn(options: argparse.Namespace) -> str | None:
+    """The flag, then the direct way of the relay's settings, then the original's variable."""
+    if options.pg_dsn is not None:
+        return str(options.pg_dsn)
+    settings = read(options).settings
+    dsn = settings.listen_dsn or settings.dsn
+    return dsn.get_secret_value() if dsn else os.environ.get("PGDSN")
 
 
 async def run_steps(

@@ -4,6 +4,7 @@ from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceLi
 from pgcachewatch_daemon.io.postgres.dsn import describe_dsn
 from pgcachewatch_daemon.io.postgres.journal import JOURNAL_STATES, Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalOptions
+from pgcachewatch_daemon.io.postgres.libpq import complete
 from pgcachewatch_daemon.io.postgres.source import PostgresSource
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "SourceListener",
     "SourceOptions",
     "SourceStats",
+    "complete",
     "describe_dsn",
 ]

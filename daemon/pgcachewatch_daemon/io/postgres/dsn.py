@@ -23,32 +23,23 @@ class Unfit(Exception):
 
 
 def split_hosts(dsn: str | None) -> list[str | None]:
-    """One DSN per host, in order. None stays None unless PGHOST names several.
+    """One DSN per host, in order; hosts that it does not name are those of PGHOST. None stays None where that is one.
 
     >>> split_hosts("postgresql://u@a:1,b:2/d")
     ['postgresql://u@a:1/d', 'postgresql://u@b:2/d']
     >>> split_hosts("postgresql:///d?host=a,b&port=1")
     ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']
     """
-    if dsn is None:
-        return _split_environment()
-    parts = urlsplit(dsn)
+    parts = urlsplit(dsn or "postgresql://")
     user, at, hosts = parts.netloc.rpartition("@")
     if "," in hosts:
-        return [_join(parts._replace(netloc=f"{user}{at}{host}")) for host in hosts.split(",")]
+        return [join(parts._replace(netloc=f"{user}{at}{host}")) for host in hosts.split(",")]
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    names = query.get("host", "").split(",")
+    names = (query.get("host") or os.environ.get("PGHOST", "")).split(",")
     if hosts or len(names) == 1:
         return [dsn]
-    return [_with_host(dsn, name, _nth(query.get("port", ""), index)) for index, name in enumerate(names)]
-
-
-def _split_environment() -> list[str | None]:
-    names = os.environ.get("PGHOST", "").split(",")
-    if len(names) == 1:
-        return [None]
-    ports = os.environ.get("PGPORT", "")
-    return [_with_host("postgresql://", name, _nth(ports, index)) for index, name in enumerate(names)]
+    ports = query.get("port") or os.environ.get("PGPORT", "")
+    return [_with_host(dsn or "postgresql://", name, _nth(ports, index)) for index, name in enumerate(names)]
 
 
 def _nth(ports: str, index: int) -> str:
@@ -62,10 +53,11 @@ def _with_host(dsn: str, host: str, port: str) -> str:
     query = dict(parse_qsl(parts.query, keep_blank_values=True)) | {"host": host}
     if port:
         query["port"] = port
-    return _join(parts._replace(query=urlencode(query, safe="/")))
+    return join(parts._replace(query=urlencode(query, safe="/")))
 
 
-def _join(parts: SplitResult) -> str:
+def join(parts: SplitResult) -> str:
+    """A DSN of its parts."""
     # Not urlunsplit: without a host it leaves out the two slashes, which libpq demands.
     return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if parts.query else ''}{parts.query}"
 
@@ -88,7 +80,7 @@ def describe_dsn(dsn: str | None) -> str:
     name, colon, _ = user.partition(":")
     query = [(key, MASK if "password" in key else value) for key, value in parse_qsl(parts.query)]
     netloc = f"{name}{colon}{MASK if colon else ''}{at}{hosts}"
-    return _join(parts._replace(netloc=netloc, query=urlencode(query, safe="*/,:")))
+    return join(parts._replace(netloc=netloc, query=urlencode(query, safe="*/,:")))
 
 
 def advise(error: BaseException) -> str:
