@@ -121,12 +121,12 @@ class Outcome:
             "seed": self.settings.seed,
             "duration_s": self.settings.duration_s,
             "faults": dict(Counter(fault.kind for fault in self.happened)),
-            "pss_mib": {
-                "baseline": round(self.baseline.pss_bytes / MIB, 2),
+            "anonymous_mib": {
+                "baseline": round(self.baseline.anonymous_bytes / MIB, 2),
                 "first_quarter": round(self.memory_quarters.first, 2),
                 "last_quarter": round(self.memory_quarters.last, 2),
-                "peak": round(max(sample.pss_bytes for sample in samples) / MIB, 2),
-                "end": round(self.end.pss_bytes / MIB, 2),
+                "peak": round(max(sample.anonymous_bytes for sample in samples) / MIB, 2),
+                "end": round(self.end.anonymous_bytes / MIB, 2),
                 "slope_per_hour": round(self.slope.per_hour, 3),
                 "slope_95": [round(self.slope.low_per_hour, 3), round(self.slope.high_per_hour, 3)],
             },
@@ -166,7 +166,7 @@ class Outcome:
     def picture(self) -> Picture:
         """Memory, clients, events and files over time, with the faults."""
         sampler = self.sampler
-        memory = {"PSS": sampler.memory(), "RSS": [(each.at_s, each.rss_bytes / MIB) for each in sampler.samples]}
+        memory = {"anonymous": sampler.memory(), "RSS": [(each.at_s, each.rss_bytes / MIB) for each in sampler.samples]}
         files = [(each.at_s, float(each.files)) for each in sampler.samples]
         history = [(at_s, value / MIB) for at_s, value in sampler.curve("history_bytes")]
         panels = [

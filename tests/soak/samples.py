@@ -1,7 +1,8 @@
 """What is measured while a soak runs: the relay's memory, files and CPU from /proc, and its own metrics.
 
-Memory is PSS, the process's share of what it has in RAM: pages of the interpreter that other processes map as well are
-counted in part. With workers it would have to be summed; a soak runs one process.
+Memory is what the process allocated itself (Anonymous in smaps_rollup). Its share of files that it maps, as of the
+interpreter, depends on who else maps them at that moment; RSS is shown beside it. With workers it would have to be
+summed; a soak runs one process.
 
 Bound: a sample is about 150 bytes, and there is one a second.
 """
@@ -31,7 +32,7 @@ class Sample:
     """One look at the process. `at_s` is since the start of the soak."""
 
     at_s: float
-    pss_bytes: int
+    anonymous_bytes: int
     rss_bytes: int
     files: int
     threads: int
@@ -73,11 +74,11 @@ class Sampler:
         """One sample, now."""
         at_s = self.now_s()
         process = Path(f"/proc/{self.pid}")
-        memory = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE))
+        memory = dict(re.findall(r"^(Rss|Anonymous): +(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE))
         spent = (process / "stat").read_text().rpartition(")")[2].split()
         return Sample(
             at_s=at_s,
-            pss_bytes=int(memory["Pss"]) * KIB,
+            anonymous_bytes=int(memory["Anonymous"]) * KIB,
             rss_bytes=int(memory["Rss"]) * KIB,
             files=len(os.listdir(process / "fd")),  # noqa: PTH208  # names alone, no objects
             threads=int(spent[17]),
@@ -120,8 +121,8 @@ class Sampler:
         ]
 
     def memory(self) -> list[Point]:
-        """PSS in MiB."""
-        return [(sample.at_s, sample.pss_bytes / MIB) for sample in self.samples]
+        """What it allocated itself, in MiB."""
+        return [(sample.at_s, sample.anonymous_bytes / MIB) for sample in self.samples]
 
 
 def sums(exposition: str) -> dict[str, float]:

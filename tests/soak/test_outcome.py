@@ -31,8 +31,8 @@ REPORTS: dict[str, dict[str, Any]] = {
 }
 
 
-def sample(at_s: float, pss_mib: float, *, is_ready: bool = True) -> Sample:
-    return Sample(at_s, int(pss_mib * MIB), int(pss_mib * MIB) + 5, 100, 3, at_s / 10, is_ready)
+def sample(at_s: float, own_mib: float, *, is_ready: bool = True) -> Sample:
+    return Sample(at_s, int(own_mib * MIB), int(own_mib * MIB) + 5, 100, 3, at_s / 10, is_ready)
 
 
 def an_hour(growth_per_hour: float, *, reports: dict[str, Any] | None = None, log: str = "") -> Outcome:
@@ -124,6 +124,6 @@ def test_figures_are_one_line_of_json_and_the_picture_has_all_panels() -> None:
     outcome = an_hour(0.0)
     outcome.sampler.scrapes += [(0.0, {"clients": 3.0, "events_received_total": 0.0}), (10.0, {"clients": 5.0})]
 
-    assert json.loads(outcome.json_line())["pss_mib"]["last_quarter"] == pytest.approx(60.0, abs=0.1)
+    assert json.loads(outcome.json_line())["anonymous_mib"]["last_quarter"] == pytest.approx(60.0, abs=0.1)
     assert outcome.picture().panels[0].title == "memory, MiB"
     assert outcome.picture().shaded_s == 600.0
