@@ -1,4 +1,4 @@
-"""The image's health check: GET /readyz of the relay in this container; exit code 0 when the answer is 200.
+"""The image's health check: GET /readyz, or the path that is given; exit code 0 when the answer is 200.
 
 An engine runs it every few seconds, so it imports little. It asks where the environment says that the relay listens; a
 port that is set in a file or by a flag has to be set as PGCACHEWATCH_PORT too. A relay that wants a certificate of its
@@ -11,10 +11,11 @@ import sys
 
 TIMEOUT_S = 2.0
 ANSWER_BYTES = 2_000
-REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+READY = "/readyz"
+REQUEST = "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def main() -> int:
+def main(path: str) -> int:
     """Prints what is wrong, which `docker inspect` then shows."""
     port = int(os.environ.get("PGCACHEWATCH_PORT", "8420"))
     try:
@@ -22,7 +23,7 @@ def main() -> int:
         with connection:
             if os.environ.get("PGCACHEWATCH_TLS_CLIENT_CA_FILE"):
                 return 0
-            answer = ask(connection)
+            answer = ask(connection, path)
     except OSError as error:
         sys.stdout.write(f"no answer on port {port}: {error}\n")
         return 1
@@ -32,11 +33,11 @@ def main() -> int:
     return 1
 
 
-def ask(connection: socket.socket) -> bytes:
+def ask(connection: socket.socket, path: str) -> bytes:
     """The first ANSWER_BYTES of what it answers, as they come."""
     if os.environ.get("PGCACHEWATCH_TLS_CERTIFICATE_FILE"):
         connection = over_tls(connection)
-    connection.sendall(REQUEST)
+    connection.sendall(REQUEST.format(path=path).encode())
     answer = b""
     while len(answer) < ANSWER_BYTES and (more := connection.recv(ANSWER_BYTES)):
         answer += more
@@ -54,4 +55,4 @@ def over_tls(connection: socket.socket) -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else READY))

@@ -62,6 +62,18 @@ def test_our_containers_can_change_nothing(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_every_file_that_is_mounted_is_there() -> None:
+    mounted = [
+        volume.split(":")[0]
+        for service in services().values()
+        for volume in service.get("volumes", ())
+        if volume.startswith(".")
+    ]
+
+    assert mounted
+    assert [path for path in mounted if not (COMPOSE.parent / path).exists()] == []
+
+
 def test_relay_connects_with_a_role_that_may_nothing_else() -> None:
     schema = (COMPOSE.parent / "example" / "schema.sql").read_text(encoding="utf-8")
     role = services()["relay"]["environment"]["PGUSER"]

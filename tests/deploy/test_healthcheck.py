@@ -18,14 +18,15 @@ NOT_READY = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{"sta
 
 
 @contextlib.contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """A port where one who comes is read, answered in two pieces, and let go."""
+def answering(answer: bytes, *, path: str = "/readyz") -> Iterator[int]:
+    """A port where one who asks for the path is answered in two pieces, and let go; others are just let go."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):  # who does not understand goes away in the middle of it
-            connection.recv(1_000)
+            if not connection.recv(1_000).startswith(f"GET {path} ".encode()):
+                return
             connection.sendall(answer[:9])
             connection.sendall(answer[9:])
 
@@ -38,10 +39,10 @@ def answering(answer: bytes) -> Iterator[int]:
         listener.close()
 
 
-def check(port: int, **variables: str) -> tuple[int, str]:
+def check(port: int, *arguments: str, **variables: str) -> tuple[int, str]:
     """Exit code and output, run as the image runs it."""
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", ROOT / "deploy/healthcheck.py"],
+        [sys.executable, "-I", "-S", ROOT / "deploy/healthcheck.py", *arguments],
         env={"PATH": os.environ["PATH"], "PGCACHEWATCH_PORT": str(port), **variables},
         capture_output=True,
         text=True,
@@ -53,6 +54,11 @@ def check(port: int, **variables: str) -> tuple[int, str]:
 def test_relay_that_is_ready_is_healthy() -> None:
     with answering(READY) as port:
         assert check(port) == (0, "")
+
+
+def test_other_page_can_be_asked_for() -> None:
+    with answering(READY, path="/livez") as port:
+        assert check(port, "/livez") == (0, "")
 
 
 def test_relay_that_is_not_ready_is_shown_with_what_it_says() -> None:
@@ -73,7 +79,7 @@ def test_port_where_nobody_listens_is_unhealthy() -> None:
 
 
 def test_answer_in_plain_text_to_who_speaks_tls_is_unhealthy() -> None:
-    with answering(READY) as port:
+    with answering(READY, path="") as port:
         code, output = check(port, PGCACHEWATCH_TLS_CERTIFICATE_FILE="/tls/tls.crt")
 
     assert code == 1
