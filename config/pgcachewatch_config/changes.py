@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pgcachewatch_config.combinations import check
 from pgcachewatch_config.settings import Settings
 from pgcachewatch_config.sources import Loaded
 from pgcachewatch_config.spelling import is_reloadable
@@ -44,6 +45,11 @@ def changes(running: Settings, loaded: Loaded) -> list[Change]:
 
 
 def taken_over(running: Settings, loaded: Loaded) -> Settings:
-    """The settings to go on with: the new value of each option that is reloadable, the running one of the others."""
+    """The settings to go on with: the new value of each option that is reloadable, the running one of the others.
+
+    Raises ConfigurationError when those can not go together.
+    """
     new = {change.name: change.new for change in changes(running, loaded) if change.is_reloadable}
-    return running.model_copy(update=new)
+    settings = running.model_copy(update=new)
+    check(settings, loaded.sources)
+    return settings

@@ -100,8 +100,9 @@ class Settings(BaseSettings):
     dsn: Dsn = option(
         None,
         "PostgreSQL",
-        "The database to watch, as a URI; several hosts may be given, the relay finds the primary. Unset: libpq's "
-        "variables PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Best set in the environment: it holds a password.",
+        "The database to watch, as a URI; several hosts may be given, the relay finds the primary. What it leaves out "
+        "is as libpq's variables say (PGHOST, PGUSER, PGSERVICE, PGPASSFILE, PGSSLMODE, ...). Best in a file or in the "
+        "environment: it holds a password. What is reloaded counts from the next connection on.",
         is_reloadable=True,
     )
     listen_dsn: Dsn = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
 from pgcachewatch_config.changes import changes, taken_over
 from pgcachewatch_config.spelling import is_reloadable
@@ -31,6 +32,11 @@ def test_what_is_reloadable_is_taken_over_and_the_rest_waits() -> None:
     settings = taken_over(running, loaded)
     assert (settings.connections_limit, settings.port) == (5, 8420)
     assert [change.name for change in changes(settings, loaded)] == ["port"], "it is told until there is a restart"
+
+
+def test_new_values_have_to_go_together_with_those_that_wait_for_a_restart() -> None:
+    with pytest.raises(ConfigurationError, match="connections_limit = 2"):
+        taken_over(Settings(workers=4), Loaded(Settings(workers=1, connections_limit=2), {}))
 
 
 @pytest.mark.parametrize("name", ["port", "host", "workers", "channel", "node", "heartbeat_s", "loopback_overdue_s"])

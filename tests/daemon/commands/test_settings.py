@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,19 @@ def test_columns_are_aligned_and_defaults_dim_where_there_is_colour() -> None:
     assert next(line for line in rows if "(--port)" in line).endswith("the command line (--port)  (restart)")
     colored = render(effective, is_colored=True).splitlines()
     assert all(line.startswith(DIM) == ("  default" in line) for line in colored)
+
+
+def test_the_program_finds_it_and_reads_each_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in (("relay.toml", "page = false\n"), ("node", "me\n")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setenv("PGCACHEWATCH_CONFIG", str(tmp_path / "relay.toml"))
+    monkeypatch.setenv("PGCACHEWATCH_NODE_FILE", str(tmp_path / "node"))
+    monkeypatch.setenv("PGCACHEWATCH_PORT", "tcp://10.0.0.1:8420")
+    command = [sys.executable, "-m", "pgcachewatch", "settings", "--json", "--allow-anonymous"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    given = {name: one["value"] for name, one in json.loads(ended.stdout)["settings"].items() if not one["is_default"]}
+    assert given == {"page": False, "node": "me", "allow_anonymous": True}
+    assert "enableServiceLinks: false" in ended.stderr
 
 
 def test_warnings_are_told_beside_the_table(
