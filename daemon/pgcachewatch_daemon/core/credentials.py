@@ -33,6 +33,7 @@ from pgcachewatch_daemon.core.access import NAME_LENGTH, USES_OF_DATA, Grant, Us
 
 CLAIM = "pgcachewatch"
 TOKENS_LIMIT = 10_000
+LATEST_S = 253_402_300_799  # the end of the year 9999: above that, calendars fail
 TOKEN_PREFIX = "pgcw_"  # what a scanner for leaked secrets can look for
 WITHOUT_CLAIM = (
     f'this token does not say what it allows: have its issuer add the claim "{CLAIM}", such as {{"tables": ["orders"]}}'
@@ -175,7 +176,9 @@ def read_claims(claims: Mapping[str, object]) -> Grant | Denied:
     except pydantic.ValidationError as error:
         return Denied("forbidden", f'the claim "{CLAIM}" can not be used: {_problem(error)}')
     subject, expires = claims.get("sub"), claims.get("exp")
-    assert isinstance(expires, int | float), "whoever verifies requires it"
+    # Who verifies has seen that there is one, and takes it also as a text, or with more digits than a float holds.
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires <= LATEST_S:
+        return Denied("forbidden", "`exp` of this token can not be used: it is a number of seconds since 1970")
     return limits.grant(str(subject)[:NAME_LENGTH] if subject is not None else "jwt", expires_at=float(expires))
 
 

@@ -62,6 +62,15 @@ def test_a_token_without_limits_sees_each_event_and_not_the_state_of_the_relay()
     assert (grant.modes, grant.expires_at) == (USES_OF_DATA, None)
 
 
+@pytest.mark.parametrize("exp", ["2000000000", True, None, -1, 10**20, 10**400, float("nan"), float("inf")])
+def test_an_end_that_is_no_instant_grants_nothing(exp: object) -> None:
+    """The library that verifies takes some of these: a text of digits, a number that no float holds."""
+    denied = refused({CLAIM: {}, "exp": exp})
+
+    assert denied.reason == "forbidden"
+    assert "`exp`" in denied.text
+
+
 def test_a_day_ends_a_token_at_its_beginning_in_utc() -> None:
     grant = Roster.parse(f"[x]\n{HASH}expires = 2030-01-01").find(TOKEN)
 
