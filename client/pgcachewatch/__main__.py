@@ -3,7 +3,7 @@
 Commands are found where packages announce theirs, in the entry point group `pgcachewatch.commands`, because the client
 may not import the daemon. `install` and `uninstall` come with the client too, for the original's table-level triggers:
 they are its own when that is asked for, by `--mode table` or by a flag that only the original has, and when the daemon,
-whose triggers tell rows apart, is not installed.
+whose triggers tell rows apart, is not installed. `tail` and `status URL` speak to a relay and are the client's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ GROUP = "pgcachewatch.commands"
 OWN = {"install": "watch tables: put a trigger on each", "uninstall": "stop watching all tables of a channel"}
 ORIGINAL_FLAGS = ("--function-name", "--trigger-name")
 MODE = "--mode"
+OF_RELAYS = {"tail": "follow changes as they are committed", "status URL": "the state of a relay, live in a terminal"}
+SCHEMES = ("ws://", "wss://", "http://", "https://")
 DAEMON = {"serve", "demo", "settings", "status", "doctor"}
 ONLY_TABLES = (
     "pgcachewatch: without the daemon package only table-level triggers can be installed, whose events concern the "
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given[0] if given else "--help"
     commands = {one.name: one for one in metadata.entry_points(group=GROUP)}
+    if name == "tail" or (name == "status" and _is_of_a_relay(given[1:])):
+        return _ask_relay(name, given[1:])
     if name in OWN:
         return _triggers(given, commands.get(name))
     if name in commands:
@@ -61,6 +65,20 @@ def _triggers(given: list[str], command: metadata.EntryPoint | None) -> int:
         return 1
     sys.stderr.write(ONLY_TABLES)
     return asyncio.run(cli.main(rest))
+
+
+def _is_of_a_relay(arguments: list[str]) -> bool:
+    """True for `status` of a relay. The one of a database, which is the daemon's, has flags only."""
+    is_first = bool(arguments) and not arguments[0].startswith("-")
+    return is_first or any(argument.startswith(SCHEMES) for argument in arguments)
+
+
+def _ask_relay(name: str, arguments: list[str]) -> int:
+    # Not at the top: `serve` needs none of it, and starts sooner without.
+    from pgcachewatch.status import status
+    from pgcachewatch.tail import tail
+
+    return tail(arguments) if name == "tail" else status(arguments)
 
 
 def _split_mode(given: list[str]) -> tuple[str | None, list[str]]:
@@ -101,7 +119,7 @@ def _run(command: metadata.EntryPoint, arguments: list[str]) -> int:
 
 
 def _help(commands: dict[str, metadata.EntryPoint]) -> str:
-    rows = dict(OWN)
+    rows = {**OWN, **OF_RELAYS}
     for name in sorted(commands):
         if name not in OWN or _can_load(commands[name]):
             rows[name] = _summary(commands[name])
