@@ -31,6 +31,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from pgcachewatch_daemon.io.websocket.frames import (
+    PRIVATE_CODES,
     Closed,
     FrameReader,
     Ping,
@@ -57,7 +58,10 @@ COSTLY_PAUSES = 9
 logger = line_logger(__name__)
 
 # Ends that are nobody's fault: done, away, no reason given, the network, and those the relay plans.
-EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 4000, 4104, 4200})
+EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 3000, 4000, 4104, 4200})
+
+# What a code that a client made up is counted as: two thousand of them would be as many time series.
+CLIENTS_OWN_CODE = 3000
 
 # Where a connection stands. Plain integers: they are compared for each event and client.
 HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
@@ -386,6 +390,8 @@ class Connection(asyncio.Protocol):
             case Pong():
                 pass  # that something was heard is all there is to it
             case Closed():
+                if item.code in PRIVATE_CODES:
+                    self.close_code = self.close_code or CLIENTS_OWN_CODE
                 # Section 5.5.1: the answer repeats the code. Then the socket is the server's to close (7.1.1).
                 self._end(item.code, item.reason)
             case Violation():

@@ -78,6 +78,14 @@ async def test_an_application_error_answers_500_and_the_server_goes_on(
     assert status(await site.raw(b"GET /answer HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
+async def test_codes_that_clients_make_up_are_counted_as_one(site: Site) -> None:
+    for code in (4242, 3999, 4102):
+        async with connect(site.url + "/plain", proxy=None) as client:
+            await client.close(code)
+            assert client.protocol.close_code == code, "the answer repeats it"
+    await eventually(lambda: site.server.stats.disconnects == {3000: 3})
+
+
 @pytest.mark.parametrize(("code", "level"), [(4000, "DEBUG"), (4103, "INFO")])
 async def test_each_line_about_a_connection_has_its_number(
     site: Site, caplog: pytest.LogCaptureFixture, code: int, level: str
