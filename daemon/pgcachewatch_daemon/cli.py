@@ -26,6 +26,7 @@ import pydantic
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
 from pgcachewatch_config.command_line import Parser, add_options, read
+from pgcachewatch_daemon.authentication import AccessOptions, prove
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.consumers import ConsumerLimits
 from pgcachewatch_daemon.core.history import HistoryLimits
@@ -33,6 +34,7 @@ from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions
+from pgcachewatch_daemon.io.jwt import Rules
 from pgcachewatch_daemon.io.postgres import JournalOptions, SourceOptions, complete
 from pgcachewatch_daemon.io.supervisor import Supervisor
 from pgcachewatch_daemon.io.websocket import SocketLimits, TlsOptions
@@ -68,6 +70,7 @@ def _serve_with(loaded: Loaded, read_anew: Callable[[], Loaded]) -> int:
     settings = loaded.settings
     options = relay_options(settings)
     options.tls.check()
+    prove(options.access, options.host)
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
@@ -145,6 +148,7 @@ def relay_options(settings: Settings) -> RelayOptions:
             handshakes_per_s=settings.handshake_rate,
         ),
         consumers=_consumer_options(settings),
+        access=_access_options(settings),
     )
 
 
@@ -179,6 +183,25 @@ def _consumer_options(settings: Settings) -> ConsumerOptions:
         timeout_s=settings.consumer_timeout_s, tries=settings.consumer_tries, retry_s=settings.consumer_retry_s
     )
     return ConsumerOptions(limits, consumers=settings.consumers_limit)
+
+
+def _access_options(settings: Settings) -> AccessOptions:
+    return AccessOptions(
+        allow_anonymous=settings.allow_anonymous,
+        tokens_file=settings.tokens_file,
+        jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else "",
+        jwt_keys_file=settings.jwt_keys_file,
+        jwks_url=settings.jwt_jwks_url,
+        jwks_refresh_s=settings.jwt_jwks_refresh_s,
+        rules=Rules(
+            algorithms=settings.jwt_algorithms,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            leeway_s=settings.jwt_leeway_s,
+        ),
+        allowed_origins=settings.allowed_origins,
+        needs_certificate=bool(settings.tls_client_ca_file),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

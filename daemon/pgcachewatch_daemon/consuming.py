@@ -125,6 +125,10 @@ class Consuming:
         """The client takes part no more. False when this is no consumer's sid."""
         return self._leave(subscriber, sid, is_lost=False)
 
+    def taken_by(self, subscriber: Subscriber) -> list[messages.Consume]:
+        """What this client takes part in, or waits to."""
+        return [seat.consume for (known, _), (seat, _) in self._seats.items() if known is subscriber]
+
     def drop(self, subscriber: Subscriber) -> None:
         """The client is gone."""
         for sid in [sid for known, sid in self._seats if known is subscriber]:

@@ -28,7 +28,7 @@ from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql.assessment import Assessment, Doubt, assess
 from pgcachewatch_daemon.sql.catalogue import Catalogue
-from pgcachewatch_daemon.sql.columns import Accepted, Refusal, judge
+from pgcachewatch_daemon.sql.columns import Accepted, MayName, Refusal, judge, names_all
 from pgcachewatch_daemon.sql.drift import KINDS, Finding
 
 RETRY_AFTER_MS = 200.0
@@ -180,15 +180,18 @@ class Inspection:
 
     # --- subscriptions
 
-    def judge(self, subscription: Subscription) -> Accepted | Refusal | NotReady:
-        """Whether the subscription's rows can be told apart (W-ROW-3), and what is odd about it."""
+    def judge(self, subscription: Subscription, *, may_name: MayName = names_all) -> Accepted | Refusal | NotReady:
+        """Whether the subscription's rows can be told apart (W-ROW-3), and what is odd about it.
+
+        The answer names no other tables than `may_name` allows.
+        """
         last = self._last
         if last is None:
             if subscription.columns:
                 self._hasten()
                 return NotReady("the relay has not read the tables of this database yet; ask again")
             return Accepted()
-        answer = self._judge(last.catalogue, subscription, has_advice=False)
+        answer = self._judge(last.catalogue, subscription, has_advice=False, may_name=may_name)
         if isinstance(answer, Refusal) and not self._has_looked_for(subscription):
             self._hasten()
             return NotReady(f"{answer.text}; the relay looks again, in case this is new")
@@ -197,7 +200,7 @@ class Inspection:
         size = len(last.catalogue.relations)
         if subscription.table and is_missing and self._advised + size <= ADVICE_NAMES:
             self._advised += size
-            answer = self._judge(last.catalogue, subscription, has_advice=True)
+            answer = self._judge(last.catalogue, subscription, has_advice=True, may_name=may_name)
         return answer
 
     def why_not_journalled(self, want: messages.Want) -> Refusal | NotReady | None:
@@ -227,7 +230,9 @@ class Inspection:
         del self._asked[wish]
         return True
 
-    def _judge(self, catalogue: Catalogue, subscription: Subscription, *, has_advice: bool) -> Accepted | Refusal:
+    def _judge(
+        self, catalogue: Catalogue, subscription: Subscription, *, has_advice: bool, may_name: MayName = names_all
+    ) -> Accepted | Refusal:
         return judge(
             catalogue,
             table=subscription.table,
@@ -235,4 +240,5 @@ class Inspection:
             columns=subscription.columns,
             channel=subscription.channel,
             has_advice=has_advice,
+            may_name=may_name,
         )

@@ -10,13 +10,11 @@ a client asked for is taken back when it is gone.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from pgcachewatch.errors import LimitExceeded, PGCacheWatchError
 from pgcachewatch.protocol import codec, messages
@@ -36,41 +34,33 @@ from pgcachewatch.protocol.relay_session import (
     TokenOffered,
     Unsubscribed,
 )
+from pgcachewatch_daemon import wishes
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.consuming import Consuming
+from pgcachewatch_daemon.core.access import ALLOWED, Forbidden, Grant
 from pgcachewatch_daemon.core.admission import Admission, Refuse
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Answer as Reply
 from pgcachewatch_daemon.core.hub import Granted, Hub
 from pgcachewatch_daemon.departures import DEFLATED, Departures
-from pgcachewatch_daemon.inspection import Inspection, NotReady
+from pgcachewatch_daemon.feeds import Channels
+from pgcachewatch_daemon.gate import CLOSE_CODE, Gate
+from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
 from pgcachewatch_daemon.site import Site
-from pgcachewatch_daemon.sql.columns import Accepted, Refusal
 from pgcachewatch_daemon.visitor import HELLO, Visitor, Waiting
+from pgcachewatch_daemon.waits import Waits
 
-RETYPED_JITTER_MS = 1_000.0
+RETYPED_JITTER_MS = DISMISSED_JITTER_MS = 1_000.0
 JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
 DRAINED = 4000
 SOURCE_DOWN = 4104
 LIMIT = 4308
-LOOK_WITHIN_S = 5.0
 RETRY_AFTER_S = 1.0
 WINDOW_BITS = 15  # of what Departures compresses
 TOO_BIG = (LIMIT, f"W-LIMIT-1: a frame has at most {messages.CLIENT_FRAME_BYTES} bytes; split it")
-
-
-class Channels(Protocol):
-    """The part of the source that clients need."""
-
-    is_up: bool
-
-    def is_listening(self, channel: str) -> bool: ...
-    def ensure_channel(self, channel: str) -> asyncio.Future[None]: ...
-    def hasten(self, *, spacing_s: float = 0.0) -> None: ...
-    def set_busy(self, is_busy: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +87,7 @@ class Reception:
         inspection: Inspection,
         consuming: Consuming,
         admission: Admission,
+        gate: Gate,
         source: Channels,
         site: Site,
         now_s: Callable[[], float],
@@ -108,13 +99,13 @@ class Reception:
         self._inspection = inspection
         self._consuming = consuming
         self._admission = admission
+        self._gate = gate
         self._source = source
         self._site = site
         self._now_s = now_s
         self._is_draining = False
-        self._listened_since: dict[str, int] = {}  # channel -> the position from which on its events are in the log
         self.visitors: set[Visitor] = set()
-        self._waits: set[asyncio.Task[None]] = set()
+        self._waits = Waits(source, head=lambda: hub.position.seq, has_looked=inspection.has_looked)
 
     # --- what the relay calls
 
@@ -124,80 +115,59 @@ class Reception:
 
     def live_channels(self) -> set[str]:
         """Channels that somebody who is connected needs."""
-        channels: set[str] = set()
-        for visitor in self.visitors:
-            subscriber = visitor.subscriber
-            if subscriber is None:
-                continue
-            if subscriber.plain_channel is not None:
-                channels.add(subscriber.plain_channel)
-            elif subscriber.group is not None:
-                channels.update(each.channel for each in subscriber.group.subscriptions)
-        return channels
+        return {channel for visitor in self.visitors for channel in visitor.channels}
 
     def listened(self, channel: str, since: int) -> None:
         """Another process made the relay listen to it: the log has its events from this position on."""
-        self._listened_since.setdefault(channel, since)
+        self._waits.listened(channel, since)
 
     def source_lost(self) -> None:
         """Whoever still waits for LISTEN is sent away; who joined hears of it from the hub."""
-        self._listened_since.clear()
+        self._waits.source_lost()
         for visitor in tuple(self.visitors):
-            if visitor.subscriber is not None:
-                continue
-            if visitor.session is None:
-                self._answer(visitor.connection, self._unavailable())
-            elif visitor.is_joining:
-                visitor.connection.close(SOURCE_DOWN, "PostgreSQL was lost; try again")
+            if visitor.subscriber is None and (visitor.session is None or visitor.is_joining):
+                self._turn_away(visitor, self._unavailable(), SOURCE_DOWN, "PostgreSQL was lost; try again")
 
     def retyped(self, tables: frozenset[str]) -> None:
         """Columns of these tables are not what they were: who writes values by their old types asks anew (W-ROW-4)."""
         for visitor in tuple(self.visitors):
             subscriber = visitor.subscriber
             if subscriber is not None and any(
-                self._is_outdated(visitor, each)
-                for each in (subscriber.group.subscriptions if subscriber.group is not None else ())
+                wishes.is_outdated(each, visitor.types_of(each.sid), self._inspection)
+                for each in visitor.subscriptions
                 if each.table in tables
             ):
                 reason = "a column's type has changed; subscribe anew"
                 self._hub.send_away(subscriber, DRAINED, reason=reason, jitter_ms=RETYPED_JITTER_MS)
-
-    def _is_outdated(self, visitor: Visitor, subscription: Subscription) -> bool:
-        types = visitor.types_of(subscription.sid)
-        answer = self._inspection.judge(subscription)
-        if not isinstance(answer, Accepted):
-            return False
-        return answer.is_journalled != subscription.is_journalled or types not in (None, answer.types)
 
     def drain(self) -> None:
         """Let nobody in any more."""
         self._is_draining = True
         for visitor in tuple(self.visitors):
             if visitor.subscriber is None:
-                if visitor.session is None:
-                    self._answer(visitor.connection, self._unavailable())
-                else:
-                    visitor.connection.close(DRAINED, "the relay is going away")
+                self._turn_away(visitor, self._unavailable(), DRAINED, "the relay is going away")
 
     async def close(self) -> None:
         """Wait for the end of what still waited; the connections are gone by now."""
-        for task in self._waits:
-            task.cancel()
-        await asyncio.gather(*self._waits, return_exceptions=True)
+        await self._waits.close()
 
     # --- what a connection calls
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
-        decision = http.route(request.method, request.path)
+        decision = self._gate.refuse(request) or http.route(request.method, request.path)
         if isinstance(decision, Answer):
             self._answer(connection, decision)
             return
         match decision.page:
             case Page.PROTOCOL:
-                self._enter_protocol(connection)
+                self._enter_protocol(connection, request)
             case Page.PLAIN:
-                self._enter_plain(connection, decision.channel)
-            case _:
+                self._enter_plain(connection, request, decision.channel)
+            case page:
+                refused = self._gate.refuse_page(page, request, connection)
+                if refused is not None:
+                    self._answer(connection, refused)
+                    return
                 tags = request.headers.get("if-none-match", "")
                 self._site.show(decision, partial(self._answer, connection), known_tags=tags)
 
@@ -229,8 +199,8 @@ class Reception:
         self.visitors.discard(visitor)
         connection.visitor = None
         self._admission.leave(connection.peer)
-        for future in (visitor.pending or {}).values():
-            future.cancel()
+        self._gate.forget(visitor)
+        visitor.wait_no_more()
         if visitor.session is not None:
             visitor.session.close()
         if visitor.subscriber is not None:
@@ -243,13 +213,34 @@ class Reception:
     def refuse(self, subscriber: Subscriber, error: messages.Err) -> None:
         """Answer a request of a client that has joined with an error."""
         visitor = subscriber.shell.visitor if isinstance(subscriber.shell, Connection) else None
-        if isinstance(visitor, Visitor) and visitor.session is not None and error.id is not None:
-            visitor.session.refused(error.id)
-            self._send(visitor, codec.encode(error))
+        if isinstance(visitor, Visitor):
+            self._refuse(visitor, error)
+
+    def exceeds(self, visitor: Visitor, grant: Grant) -> bool:
+        """True when the visitor is told something that this grant does not allow."""
+        consumes = self._consuming.taken_by(visitor.subscriber) if visitor.subscriber is not None else ()
+        return visitor.exceeds(grant, consumes)
+
+    def dismiss(self, visitor: Visitor, code: int, reason: str) -> None:
+        """Say goodbye and close: what the visitor could see is over."""
+        if visitor.session is not None:
+            visitor.session.close()  # what it still says is not heard
+        jitter_ms = 0.0 if code == CLOSE_CODE["expired"] else DISMISSED_JITTER_MS
+        if visitor.subscriber is not None:
+            self._hub.send_away(visitor.subscriber, code, reason=codec.shorten(reason), jitter_ms=jitter_ms)
+        else:
+            self._turn_away(visitor, http.refuse(401, reason), code, codec.shorten(reason))
+
+    def _turn_away(self, visitor: Visitor, answer: Answer, code: int, reason: str) -> None:
+        """End a visitor that has not joined: by the answer on the plain path, else by the close."""
+        if visitor.session is None:
+            self._answer(visitor.connection, answer)
+        else:
+            visitor.connection.close(code, reason)
 
     # --- entering
 
-    def _enter_protocol(self, connection: Connection) -> None:
+    def _enter_protocol(self, connection: Connection, request: HttpRequest) -> None:
         if not self._may_knock(connection):
             return
         # A client that wants a smaller window would need writes of its own: it is told without compression.
@@ -259,15 +250,17 @@ class Reception:
         session = RelaySession(
             default_channel=self._options.channel, subscriptions_limit=self._options.subscriptions_limit
         )
-        if self._admit(connection, session) is not None:
+        # Without one, the hello has to say who it is.
+        identity = request if self._gate.has_credential(request) else None
+        if self._admit(connection, session, identity) is not None:
             connection.upgrade(too_big=TOO_BIG)
             connection.expect_by(self._now_s() + self._options.hello_timeout_s)
 
-    def _enter_plain(self, connection: Connection, channel: str) -> None:
+    def _enter_plain(self, connection: Connection, request: HttpRequest, channel: str) -> None:
         if not self._may_knock(connection) or not connection.check_upgrade(None):
             return
-        visitor = self._admit(connection, None)
-        if visitor is None:
+        visitor = self._admit(connection, None, request)
+        if visitor is None or self._exceeds_plain(visitor, channel):
             return
         if self._source.is_listening(channel):
             self._join_plain(visitor, channel)
@@ -280,8 +273,8 @@ class Reception:
             self._answer(connection, http.refuse(decision.status, decision.reason, decision.retry_after_s))
         return not isinstance(decision, Refuse)
 
-    def _admit(self, connection: Connection, session: RelaySession | None) -> Visitor | None:
-        """A visitor, or None when the request was refused."""
+    def _admit(self, connection: Connection, session: RelaySession | None, shown: HttpRequest | None) -> Visitor | None:
+        """A visitor, or None when the request was refused. `shown`: what says who it is, where that is known yet."""
         if self._is_draining or not self._source.is_up:
             self._answer(connection, self._unavailable())
             return None
@@ -292,6 +285,12 @@ class Reception:
         visitor = Visitor(connection, session, since_s=self._now_s())
         connection.visitor = visitor
         self.visitors.add(visitor)
+        if shown is not None:
+            known = self._gate.identify(shown, connection)
+            if isinstance(known, Answer):
+                self._answer(connection, known)
+                return None
+            self._gate.watch(visitor, known)
         return visitor
 
     def _unavailable(self) -> Answer:
@@ -312,33 +311,8 @@ class Reception:
         *,
         needs_look: bool = False,
     ) -> None:
-        """Call `then` once each channel is listened to, or refuse. The visitor may be gone by then."""
-        task = asyncio.get_running_loop().create_task(self._listen(channels, needs_look=needs_look))
-        visitor.waits_for(waiting.sid, task)
-        self._waits.add(task)
-        task.add_done_callback(partial(self._listened, visitor, waiting, then))
-
-    async def _listen(self, channels: Sequence[str], *, needs_look: bool) -> None:
-        if needs_look:
-            with contextlib.suppress(TimeoutError):  # what is not known to be journalled is taken for notified
-                await asyncio.wait_for(self._inspection.has_looked.wait(), LOOK_WITHIN_S)
-        for channel in channels:
-            await self._source.ensure_channel(channel)
-            # Events of this channel before this position are not in the log.
-            self._listened_since.setdefault(channel, self._hub.position.seq)
-
-    def _listened(self, visitor: Visitor, waiting: Waiting, then: Callable[[], None], task: asyncio.Task[None]) -> None:
-        self._waits.discard(task)
-        if task.cancelled() or visitor not in self.visitors:
-            return
-        visitor.waited_for(waiting.sid)
-        error = task.exception()
-        if error is None:
-            then()
-        elif not isinstance(error, PGCacheWatchError):
-            raise error
-        else:
-            self._listen_refused(visitor, waiting, error)
+        refused = partial(self._listen_refused, visitor, waiting)
+        self._waits.begin(visitor, waiting, channels, then=then, refused=refused, needs_look=needs_look)
 
     def _listen_refused(self, visitor: Visitor, waiting: Waiting, error: PGCacheWatchError) -> None:
         is_full = isinstance(error, LimitExceeded)
@@ -348,16 +322,22 @@ class Reception:
         elif visitor.subscriber is None:
             visitor.connection.close(LIMIT if is_full else 4300, str(error))
         else:
-            visitor.session.refused(waiting.id)
-            self._send_error(visitor, waiting.id, "too_many_channels" if is_full else "unusable_channel", str(error))
+            code = "too_many_channels" if is_full else "unusable_channel"
+            self._refuse(visitor, messages.Err(id=waiting.id, code=code, message=str(error)))
 
     # --- the plain path
 
     def _join_plain(self, visitor: Visitor, channel: str) -> None:
-        if not visitor.connection.is_waiting:
+        if not visitor.connection.is_waiting or self._exceeds_plain(visitor, channel):
             return
         self._joined(visitor, self._hub.join_plain(channel))
         visitor.connection.upgrade(headers=ANNOUNCED)
+
+    def _exceeds_plain(self, visitor: Visitor, channel: str) -> bool:
+        judged = visitor.known_grant.judge_plain(channel)
+        if isinstance(judged, Forbidden):
+            self._answer(visitor.connection, http.refuse(403, judged.text))
+        return isinstance(judged, Forbidden)
 
     def _joined(self, visitor: Visitor, subscriber: Subscriber) -> None:
         visitor.subscriber = subscriber
@@ -393,6 +373,8 @@ class Reception:
             case BarrierRequested():
                 assert visitor.subscriber is not None, "a barrier before the hello is a violation the session refuses"
                 self._barriers.ask(visitor.subscriber, effect)
+            case TakerJoined(_, wish) if isinstance(judged := visitor.known_grant.judge_consumer(wish), Forbidden):
+                self._refuse(visitor, wishes.forbidden(wish.id, judged))
             case TakerJoined() | JobsDone() | JobsFailed():
                 assert visitor.subscriber is not None, "as with a barrier"
                 self._consuming.perform(visitor.subscriber, effect)
@@ -400,8 +382,10 @@ class Reception:
                 if visitor.subscriber is not None:
                     self._departures.write_own(visitor.subscriber)
                 visitor.connection.close(effect.code, effect.reason)
-            case TokenOffered() | Acknowledged():
-                pass  # nothing is asked of a client yet; the messages are part of the protocol already
+            case TokenOffered(token):
+                self._offer(visitor, token)
+            case Acknowledged():
+                pass  # the relay keeps no place of a stream; the message is part of the protocol already
             case _:
                 assert_never(effect)
 
@@ -411,16 +395,37 @@ class Reception:
         else:
             visitor.connection.send_now(text)
 
-    def _send_error(self, visitor: Visitor, identity: int, code: str, text: str) -> None:
-        self._send(visitor, codec.encode(messages.Err(id=identity, code=code, message=text)))
+    def _refuse(self, visitor: Visitor, error: messages.Err) -> None:
+        if visitor.session is not None and error.id is not None:
+            visitor.session.refused(error.id)
+            self._send(visitor, codec.encode(error))
+
+    def _offer(self, visitor: Visitor, token: str) -> None:
+        denied = self._gate.offer(visitor, token)
+        if denied is None:
+            self._tell_end(visitor)
+        elif denied.reason == "busy":
+            again = messages.Err(code="not_ready", message=denied.text, retry=True, after_ms=RETRY_AFTER_S * 1_000)
+            self._send(visitor, codec.encode(again))
+        else:
+            self.dismiss(visitor, CLOSE_CODE[denied.reason], denied.text)
+
+    def _tell_end(self, visitor: Visitor) -> None:
+        """When the visitor's token ends (W-TOKEN-6)."""
+        self._send(visitor, codec.encode(messages.Authok(token_ms=self._gate.left_ms(visitor))))
 
     def _open(self, visitor: Visitor, opened: Opened) -> None:
         connection = visitor.connection
         connection.expect_by(0.0)
+        denied = self._gate.admit(visitor, opened.hello.token)
+        if denied is not None:
+            connection.close(CLOSE_CODE[denied.reason], codec.shorten(denied.text))
+            return
         if not self._source.is_up:
             connection.close(SOURCE_DOWN, "PostgreSQL is not reachable for the relay; try again")
             return
-        channels = dict.fromkeys(each.channel for each in opened.subscriptions)
+        grant = visitor.known_grant  # what it does not allow makes the relay listen to nothing
+        channels = dict.fromkeys(each.channel for each in opened.subscriptions if grant.judge(each) == ALLOWED)
         missing = [channel for channel in channels if not self._source.is_listening(channel)]
         # Which tables are journalled decides what such a client has missed; a relay that has just started looks first.
         needs_look = bool(opened.hello.resume and opened.hello.resume.j) and not self._inspection.has_looked.is_set()
@@ -438,7 +443,7 @@ class Reception:
         answers = [self._judged(visitor, each) for each in opened.subscriptions]
         # Where it is not, the log lacks what a channel said after the client's position.
         is_log_whole = hello.resume is None or not any(
-            self._listened_since.get(each.subscription.channel, 0) > hello.resume.s
+            self._waits.since(each.subscription.channel) > hello.resume.s
             for each in answers
             if isinstance(each, Granted) and not each.subscription.is_journalled
         )
@@ -446,6 +451,8 @@ class Reception:
         now_ms = self._now_s() * 1_000
         subscriber = self._hub.join(hello, answers, now_ms=now_ms, framing=framing, is_log_whole=is_log_whole)
         self._joined(visitor, subscriber)
+        if self._gate.left_ms(visitor) is not None:
+            self._tell_end(visitor)
         if visitor.is_joining:
             visitor.is_joining = False
             visitor.connection.resume_reading()
@@ -453,7 +460,8 @@ class Reception:
 
     def _subscribe(self, visitor: Visitor, subscription: Subscription) -> None:
         then = partial(self._subscribed, visitor, subscription)
-        if self._source.is_listening(subscription.channel):
+        is_allowed = visitor.known_grant.judge(subscription) == ALLOWED
+        if not is_allowed or self._source.is_listening(subscription.channel):
             then()
         else:
             self._wait(visitor, Waiting(subscription.sid, subscription.id), [subscription.channel], then)
@@ -468,24 +476,14 @@ class Reception:
             self._send(visitor, codec.encode(answer))
 
     def _judged(self, visitor: Visitor, subscription: Subscription) -> Reply:
-        """The answer to a wish whose channel is listened to."""
-        match self._inspection.judge(subscription):
-            case Accepted(types, notice, is_journalled):
-                subscription = replace(subscription, is_journalled=is_journalled)
-                if types is not None:
-                    visitor.told_types(subscription.sid, types)
-                return Granted(subscription, types, notice)
-            case NotReady(text, after_ms):
-                refused = messages.Err(
-                    id=subscription.id, code="not_ready", message=text, retry=True, after_ms=after_ms
-                )
-            case Refusal(code, text):
-                refused = messages.Err(id=subscription.id, code=code, message=text)
-            case other:
-                assert_never(other)
+        """The answer to a wish whose channel is listened to, or that is refused without."""
         assert visitor.session is not None, "the plain path has no subscriptions"
-        visitor.session.refused(subscription.id)
-        return refused
+        answer = wishes.judge(subscription, visitor.known_grant, self._inspection)
+        if isinstance(answer, messages.Err):
+            visitor.session.refused(subscription.id)
+        elif answer.types is not None:
+            visitor.told_types(subscription.sid, answer.types)
+        return answer
 
     def _unsubscribe(self, visitor: Visitor, sid: int) -> None:
         visitor.forget_types(sid)

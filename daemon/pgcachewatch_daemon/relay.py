@@ -18,15 +18,16 @@ import datetime
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Event, Gap, Position, Scope
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon import health
+from pgcachewatch_daemon.authentication import AccessOptions
 from pgcachewatch_daemon.barriers import Barriers
 from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.admission import Admission, AdmissionLimits
@@ -37,13 +38,15 @@ from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits,
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
 from pgcachewatch_daemon.departures import PLAIN, Departures
+from pgcachewatch_daemon.feeds import Source, Watcher
+from pgcachewatch_daemon.gate import Gate
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
-from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats, CatalogueWatcher
+from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
 from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
-from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions, SourceStats
+from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, TlsOptions, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
@@ -58,7 +61,7 @@ from pgcachewatch_daemon.readings import (
     consumer_readings,
     source_readings,
 )
-from pgcachewatch_daemon.reception import DRAINED, Channels, Reception, ReceptionOptions
+from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
 from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
 from pgcachewatch_daemon.site import Site, status_answer
 from pgcachewatch_daemon.unreadable import UnreadableLog
@@ -97,37 +100,11 @@ class RelayOptions:
     barriers: LoopbackLimits = field(default_factory=LoopbackLimits)
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     consumers: ConsumerOptions = field(default_factory=ConsumerOptions)
+    access: AccessOptions = field(default_factory=AccessOptions)
 
 
 # Looks at new options and returns what takes them over; raises ConfigurationError when they can not work.
 Preparation: TypeAlias = Callable[[RelayOptions], Callable[[], None]]
-
-
-class Source(Channels, Protocol):
-    """Where changes come from: PostgreSQL, or for a worker the primary (workers/upstream)."""
-
-    stats: SourceStats
-    since_s: float
-
-    @property
-    def proof_limit_s(self) -> float: ...
-    def retain(self, channels: Iterable[str]) -> None: ...
-    def reload(self, options: SourceOptions) -> None: ...
-    def start(self) -> None: ...
-    async def close(self) -> None: ...
-
-
-class Watcher(Protocol):
-    """Where the catalogue comes from."""
-
-    stats: CatalogueStats
-
-    def reload(self, options: CatalogueOptions) -> None: ...
-    def hasten(self) -> None: ...
-    def source_up(self) -> None: ...
-    def source_lost(self) -> None: ...
-    def start(self) -> None: ...
-    async def close(self) -> None: ...
 
 
 class Relay:
@@ -161,23 +138,8 @@ class Relay:
         self._inspection = self._make_inspection()
         self._consuming = self._make_consuming()
         self._watcher = self._make_watcher()
-        self._reception = Reception(
-            _reception_options(options),
-            hub=self._hub,
-            barriers=self._barriers,
-            departures=self._departures,
-            inspection=self._inspection,
-            consuming=self._consuming,
-            admission=self._admission,
-            source=self._source,
-            site=Site(
-                checks=self.checks,
-                show_metrics=self._show_metrics,
-                show_status=self._show_status,
-                has_page=options.page,
-            ),
-            now_s=time.monotonic,
-        )
+        self._gate = Gate(options.access, doors=lambda: self._reception, now_s=time.monotonic, wall_s=time.time)
+        self._reception = self._make_reception()
         self._server = self._make_server()
         self._exposition = Exposition(self.readings)
         self._status = Kept(time.monotonic)
@@ -191,7 +153,31 @@ class Relay:
         self._stopping = asyncio.Event()
         self._draining_since_s: float | None = None
         # A part that reads a file of its own adds its preparation here.
-        self.preparations: list[Preparation] = [self._prepare_limits, self._prepare_port]
+        self.preparations: list[Preparation] = [
+            self._prepare_limits,
+            self._prepare_port,
+            lambda new: self._gate.prepare(new.access, new.host),
+        ]
+
+    def _make_reception(self) -> Reception:
+        return Reception(
+            _reception_options(self.options),
+            hub=self._hub,
+            barriers=self._barriers,
+            departures=self._departures,
+            inspection=self._inspection,
+            consuming=self._consuming,
+            admission=self._admission,
+            gate=self._gate,
+            source=self._source,
+            site=Site(
+                checks=self.checks,
+                show_metrics=self._show_metrics,
+                show_status=self._show_status,
+                has_page=self.options.page,
+            ),
+            now_s=time.monotonic,
+        )
 
     def _make_inspection(self) -> Inspection:
         return Inspection(
@@ -252,6 +238,7 @@ class Relay:
         """Bind and begin. Raises OSError when the address can not be had; PostgreSQL need not be there yet."""
         await self._server.start(self.options.host, self.options.port)
         self._lag.start()
+        self._gate.start()
         # Listened to from the first connection on: what a client of the default channel resumes from is whole.
         wanted = self._source.ensure_channel(self.options.channel)
         wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -319,6 +306,7 @@ class Relay:
         await self._watcher.close()
         await self._source.close()
         await self._server.close()
+        await self._gate.close()
         await self._reception.close()
         await self._consuming.close()
         logger.info("relay stopped")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pgcachewatch.models import Event
+from pgcachewatch_daemon.core.access import ANYBODY
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History
 from pgcachewatch_daemon.visitor import Visitor
@@ -105,7 +106,7 @@ def _see(visitor: Visitor, seq: int, now_s: float) -> ClientSight:
         id=str(connection.number),
         name=(subscriber.name if subscriber is not None else "")[:NAME_LENGTH],
         peer=connection.peer[:NAME_LENGTH],
-        subject="",
+        subject="" if visitor.grant in (None, ANYBODY) else visitor.known_grant.subject[:NAME_LENGTH],
         path="plain" if is_plain else "v1",
         invalidate=subscriptions - streams,
         stream=streams,

@@ -7,9 +7,12 @@ what one read of the socket brought, because reading pauses while there is one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pgcachewatch.protocol.relay_session import Effect, RelaySession
+from pgcachewatch.protocol import messages
+from pgcachewatch.protocol.relay_session import Effect, RelaySession, Subscription
+from pgcachewatch_daemon.core.access import ALLOWED, Grant
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.io.websocket import Connection
 
@@ -28,17 +31,46 @@ HELLO = Waiting(0, 0)
 class Visitor:
     """One admitted connection, since when by the relay's monotonic clock. `session` is None on the plain path."""
 
-    __slots__ = ("backlog", "connection", "is_joining", "pending", "session", "since_s", "subscriber", "types")
+    __slots__ = (
+        "backlog", "connection", "grant", "is_joining", "pending", "session", "since_s", "subscriber", "types",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, session: RelaySession | None, *, since_s: float = 0.0) -> None:
         self.since_s = since_s
         self.connection = connection
         self.session = session
         self.subscriber: Subscriber | None = None
+        self.grant: Grant | None = None  # None until the hello has come, where a token is needed and may be in it
         self.is_joining = False
         self.backlog: tuple[Effect, ...] = ()
         self.types: dict[int, tuple[str, ...]] | None = None  # by sid: what `subok` said of the columns
         self.pending: dict[int, asyncio.Task[None]] | None = None  # by sid, 0 for the hello: what waits for LISTEN
+
+    @property
+    def known_grant(self) -> Grant:
+        """What it may see; it has said who it is."""
+        assert self.grant is not None, "nothing is asked of a relay before the hello"
+        return self.grant
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Those it is told of."""
+        group = self.subscriber.group if self.subscriber is not None else None
+        return group.subscriptions if group is not None else ()
+
+    @property
+    def channels(self) -> set[str]:
+        """Those it needs to be listened to."""
+        plain = self.subscriber.plain_channel if self.subscriber is not None else None
+        return {plain} if plain is not None else {each.channel for each in self.subscriptions}
+
+    def exceeds(self, grant: Grant, consumes: Iterable[messages.Consume]) -> bool:
+        """True when it is told something that this grant does not allow. What still waits is judged behind that."""
+        plain = self.subscriber.plain_channel if self.subscriber is not None else None
+        judged = [grant.judge(each) for each in self.subscriptions]
+        judged += [grant.judge_consumer(each) for each in consumes]
+        judged += [grant.judge_plain(plain)] if plain is not None else []
+        return any(each != ALLOWED for each in judged)
 
     def waits_for(self, sid: int, task: asyncio.Task[None]) -> None:
         if self.pending is None:
@@ -48,6 +80,12 @@ class Visitor:
     def waited_for(self, sid: int) -> asyncio.Task[None] | None:
         """The task that waited for this, which is now forgotten."""
         return None if self.pending is None else self.pending.pop(sid, None)
+
+    def wait_no_more(self) -> None:
+        """Take back all that waited."""
+        pending, self.pending = self.pending, None
+        for task in (pending or {}).values():
+            task.cancel()
 
     def told_types(self, sid: int, types: tuple[str, ...]) -> None:
         if self.types is None:

@@ -89,6 +89,7 @@ def test_the_specification_lists_the_error_codes_that_the_relay_sends() -> None:
         ROOT / "daemon/pgcachewatch_daemon/barriers.py",
         ROOT / "daemon/pgcachewatch_daemon/consuming.py",
         ROOT / "daemon/pgcachewatch_daemon/inspection.py",
+        ROOT / "daemon/pgcachewatch_daemon/wishes.py",
         ROOT / "daemon/pgcachewatch_daemon/sql/columns.py",
     )
 

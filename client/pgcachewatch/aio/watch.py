@@ -321,7 +321,7 @@ class Watch:
                 self._reject(delivery)
             case client_takers.Admitted() | client_takers.JobGiven() | client_takers.JobsTaken():
                 self._tell_consumer(delivery)
-            case deliveries.Leaving() | deliveries.CloseWith():
+            case deliveries.Leaving() | deliveries.CloseWith() | deliveries.Authenticated():
                 pass  # the connection acts on these
             case _:
                 assert_never(delivery)

@@ -113,6 +113,13 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The token is good, for `left_s` seconds yet; None: it does not end by itself."""
+
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class BarrierPassed:
     """Every commit that returned before barrier `id` was asked for has been applied."""
 
@@ -163,6 +170,7 @@ Delivery = (
     | Proof
     | ClockSample
     | Granted
+    | Authenticated
     | BarrierPassed
     | SourceLost
     | Rejected
@@ -383,6 +391,8 @@ class ClientSession:
                 asked_at = self._pings.pop(message.id, None)
                 if asked_at is not None:
                     out.append(ClockSample(asked_at, message.now))
+            case messages.Authok(token_ms=token_ms):
+                out.append(Authenticated(None if token_ms is None else token_ms / 1000))
             case messages.Err():
                 self._err(message, out)
             case messages.Bye():

@@ -120,7 +120,7 @@ class Hello(Message):
     t: Literal["hello"] = "hello"
     v: Literal[1] = 1
     caps: Annotated[list[str], pydantic.Field(max_length=32)] = []
-    token: Annotated[str, pydantic.Field(max_length=TOKEN_LENGTH)] | None = None
+    token: Annotated[str, pydantic.Field(max_length=TOKEN_LENGTH)] | None = pydantic.Field(default=None, repr=False)
     name: Annotated[str, pydantic.Field(max_length=NAME_LENGTH)] | None = None
     resume: Resume | None = None
     # The count of subscriptions is a limit of the connection: the session checks it and names it (W-LIMIT-3).
@@ -147,7 +147,7 @@ class Ping(Message):
 
 class Auth(Message):
     t: Literal["auth"] = "auth"
-    token: Annotated[str, pydantic.Field(max_length=TOKEN_LENGTH)]
+    token: Annotated[str, pydantic.Field(max_length=TOKEN_LENGTH, repr=False)]
 
 
 class Ack(Message):
@@ -295,6 +295,13 @@ class Pong(Message):
     now: Milliseconds
 
 
+class Authok(Message):
+    """The token is good. `token_ms`: how long yet; None: it does not end by itself."""
+
+    t: Literal["authok"] = "authok"
+    token_ms: Milliseconds | None = None
+
+
 class Err(Message):
     """A refusal that leaves the connection open. `code` is a word of PROTOCOL.md, `retry` whether it can help."""
 
@@ -335,4 +342,4 @@ class Taken(Message):
 
 
 ClientMessage = Hello | Sub | Unsub | Barrier | Ping | Auth | Ack | Consume | Done | Failed
-RelayMessage = Welcome | Subok | Ev | Mark | Stale | Reset | Barrierok | Pong | Err | Bye | Job | Taken
+RelayMessage = Welcome | Subok | Ev | Mark | Stale | Reset | Barrierok | Pong | Authok | Err | Bye | Job | Taken

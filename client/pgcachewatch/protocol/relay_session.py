@@ -9,7 +9,7 @@ else the client sent is not looked at, and nothing but its own connection is tou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgcachewatch.errors import LimitExceeded, ProtocolError
 from pgcachewatch.protocol import codec, messages
@@ -74,7 +74,7 @@ class BarrierRequested:
 class TokenOffered:
     """A new token for a connection that is open."""
 
-    token: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

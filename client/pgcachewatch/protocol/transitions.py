@@ -95,6 +95,7 @@ CLIENT_ACCEPTS: dict[ClientState, dict[type[messages.Message], ClientState]] = {
         messages.Job: ClientState.OPEN,
         messages.Taken: ClientState.OPEN,
         messages.Pong: ClientState.OPEN,
+        messages.Authok: ClientState.OPEN,
         messages.Err: ClientState.OPEN,
         messages.Bye: ClientState.OPEN,
     },

@@ -182,9 +182,9 @@ def read_claims(claims: Mapping[str, object]) -> Grant | Denied:
     return limits.grant(str(subject)[:NAME_LENGTH] if subject is not None else "jwt", expires_at=float(expires))
 
 
-def check_time(grant: Grant, wall_s: float, *, leeway_s: float = 0.0) -> Grant | Denied:
+def check_time(grant: Grant, wall_s: float) -> Grant | Denied:
     """The grant, unless it has ended. `wall_s`: seconds of the Unix epoch."""
-    if grant.expires_at is not None and grant.expires_at + leeway_s <= wall_s:
+    if grant.expires_at is not None and grant.expires_at <= wall_s:
         return Denied("expired", "this token has expired; get a new one")
     return grant
 

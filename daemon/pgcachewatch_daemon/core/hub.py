@@ -283,8 +283,9 @@ class Hub:
                 self._close(subscriber, CloseWith(PLAIN_GAP, reason))
 
     def send_away(self, subscriber: Subscriber, code: int, *, reason: str, jitter_ms: float) -> None:
-        """A planned end for one: it is told when to come back, then closed."""
-        self._control(subscriber, messages.Bye(code=code, jitter_ms=jitter_ms))
+        """A planned end for one: it is told when to come back, on the path that has a word for it, then closed."""
+        if subscriber.plain_channel is None:
+            self._control(subscriber, messages.Bye(code=code, jitter_ms=jitter_ms))
         self._close(subscriber, CloseWith(code, reason))
 
     # --- what is to be written

@@ -7,7 +7,7 @@ of the name must be fine, when the subscription names no schema. Pure: from a ca
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,15 @@ class Refusal:
     text: str
 
 
+# Whether a table's name, given by schema and name, is no secret to whoever is answered.
+MayName = Callable[[str, str], bool]
+
+
+def names_all(schema: str, name: str) -> bool:
+    """No name is a secret."""
+    return True
+
+
 def judge(
     catalogue: Catalogue,
     *,
@@ -47,8 +56,11 @@ def judge(
     columns: tuple[str, ...] | None,
     channel: str | None = None,
     has_advice: bool,
+    may_name: MayName = names_all,
 ) -> Accepted | Refusal:
     """The answer to a subscription. `has_advice`: look for names that come close, which takes a while.
+
+    Of tables other than the one in question it names those that `may_name` allows.
 
     `channel` is the one it is on; None: whichever the table notifies.
 
@@ -62,15 +74,16 @@ def judge(
     tables = [one for one in catalogue.named(table) if schema in (None, one.schema)]
     if not tables:
         shown = table if schema is None else display(schema, table)
-        close = f"; {advice(shown, list(catalogue.relations.values()))}" if has_advice else ""
+        known = [one for one in catalogue.relations.values() if may_name(one.schema, one.name)] if has_advice else []
+        close = f"; {advice(shown, known)}" if has_advice else ""
         text = f"there is no table {shown!r}{close}"
         return Refusal("unknown_table", text) if columns else Accepted(notice=text)
-    notices = [_notice(catalogue, one, channel) for one in tables]
+    notices = [_notice(catalogue, one, channel, may_name=may_name) for one in tables]
     notice = next((one for one in notices if one is not None), None)
     is_journalled = all(_is_journalled(catalogue, one, channel) for one in tables)
     if not columns:
         return Accepted(notice=notice, is_journalled=is_journalled)
-    answers = [_types(catalogue, one, columns) for one in tables]
+    answers = [_types(catalogue, one, columns, may_name=may_name) for one in tables]
     refused = next((each for each in answers if isinstance(each, Refusal)), None)
     if refused is not None:
         return refused
@@ -93,11 +106,13 @@ def _is_journalled(catalogue: Catalogue, relation: Relation, channel: str | None
     )
 
 
-def _notice(catalogue: Catalogue, relation: Relation, channel: str | None = None) -> str | None:
+def _notice(catalogue: Catalogue, relation: Relation, channel: str | None = None, *, may_name: MayName) -> str | None:
     if relation.kind in UNWATCHABLE:
         return f"{relation.display}: {UNWATCHABLE[relation.kind]}"
     if relation.is_partition:
-        return f"rows of {relation.display} are told as those of {catalogue.root(relation).display}: subscribe to that"
+        root = catalogue.root(relation)
+        shown = root.display if may_name(root.schema, root.name) else "the table that it is a partition of"
+        return f"rows of {relation.display} are told as those of {shown}: subscribe to that"
     if not relation.triggers:
         return f"writes to {relation.display} raise no event: pgcachewatch install {relation.display} --commit"
     settings = installed_settings(catalogue, relation)
@@ -107,11 +122,13 @@ def _notice(catalogue: Catalogue, relation: Relation, channel: str | None = None
     return None
 
 
-def _types(catalogue: Catalogue, relation: Relation, columns: tuple[str, ...]) -> tuple[str, ...] | Refusal:
+def _types(
+    catalogue: Catalogue, relation: Relation, columns: tuple[str, ...], *, may_name: MayName
+) -> tuple[str, ...] | Refusal:
     if relation.kind in UNWATCHABLE:
         return Refusal("unusable_column", f"{relation.display}: {UNWATCHABLE[relation.kind]}")
     if relation.is_partition:
-        return Refusal("unknown_table", _notice(catalogue, relation) or "")
+        return Refusal("unknown_table", _notice(catalogue, relation, may_name=may_name) or "")
     key = {column.name: column for column in relation.key}
     settings = installed_settings(catalogue, relation)
     carried = {

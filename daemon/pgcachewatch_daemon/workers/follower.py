@@ -15,11 +15,12 @@ from typing import assert_never
 
 from pgcachewatch.models import Event, Gap, Position, Scope
 from pgcachewatch_daemon.core.hub import Backplane
+from pgcachewatch_daemon.feeds import Source, Watcher
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer
 from pgcachewatch_daemon.io.metrics import CONTENT_TYPE
 from pgcachewatch_daemon.lines import line_logger
-from pgcachewatch_daemon.relay import Relay, RelayOptions, Source, Watcher
+from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.site import status_answer
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
@@ -85,6 +86,7 @@ class FollowerRelay(Relay):
         else:
             await self._server.start(self.options.host, self.options.port, reuse_port=True)
         self._lag.start()
+        self._gate.start()
 
     def stop_listening(self) -> None:
         """Leave new connections to other workers."""

@@ -1,10 +1,12 @@
-"""What each worker has of what is limited for the whole relay."""
+"""What workers are given of the relay's options, and what is asked before they are."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 
+from pgcachewatch_daemon.authentication import prove
 from pgcachewatch_daemon.relay import RelayOptions
 
 
@@ -33,3 +35,9 @@ def divide(options: RelayOptions, *, port: int) -> RelayOptions:
             handshakes_per_s=admission.handshakes_per_s / size,
         ),
     )
+
+
+def prove_access(options: RelayOptions) -> Callable[[], None]:
+    """Refuses what the workers could not begin with; each of them reads tokens and keys by itself."""
+    prove(options.access, options.host)
+    return lambda: None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pgcachewatch_daemon.io.jwt.keys import ALGORITHMS, Key, read_keys, secret_key
-from pgcachewatch_daemon.io.jwt.remote import RemoteKeys
-from pgcachewatch_daemon.io.jwt.verifier import Keys, Rules, UnknownKey, Unverified, verify
+from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, check_url
+from pgcachewatch_daemon.io.jwt.verifier import Rules, UnknownKey, Unverified, looks_like_jwt, verify
 
 __all__ = [
     "ALGORITHMS",
     "Key",
-    "Keys",
     "RemoteKeys",
     "Rules",
     "UnknownKey",
     "Unverified",
+    "check_url",
+    "looks_like_jwt",
     "read_keys",
     "secret_key",
     "verify",

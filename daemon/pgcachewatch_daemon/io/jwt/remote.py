@@ -68,10 +68,11 @@ class RemoteKeys:
         self._task = asyncio.get_running_loop().create_task(self._fetch(), name="jwks")
         return True
 
-    async def close(self) -> None:
+    def stop(self) -> None:
+        """Fetch no more; what is under way ends unheard."""
+        self._began_s = float("inf")
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _fetch(self) -> None:
         try:

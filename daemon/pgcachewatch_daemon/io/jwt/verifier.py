@@ -33,7 +33,7 @@ class Rules:
     algorithms: Sequence[str] = ALGORITHMS
     audience: Sequence[str] = ()
     issuer: str = ""
-    leeway_s: float = 0.0
+    leeway_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class UnknownKey:
 
 
 Keys = Sequence[Key]
-Claims = Mapping[str, Any]  # JSON
+Claims = dict[str, Any]  # JSON
 
 
 def looks_like_jwt(token: str) -> bool:

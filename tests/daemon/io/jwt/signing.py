@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
-CLAIM = {"pgcachewatch": {"tables": ["orders"]}}
+CLAIM: dict[str, Any] = {"pgcachewatch": {"tables": ["orders"]}}
 
 
 def private_key(algorithm: str, number: int = 0) -> Any:  # Any: one type for each algorithm

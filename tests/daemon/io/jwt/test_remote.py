@@ -78,7 +78,7 @@ async def test_keys_are_fetched_at_once_and_again_when_they_are_old(issuer: Issu
     keys.tick()
     await eventually(lambda: [key.kid for key in keys.keys] == ["2"])
     assert len(changes) == 2
-    await keys.close()
+    keys.stop()
 
 
 async def test_keys_that_are_the_same_are_no_change(issuer: Issuer) -> None:
@@ -117,7 +117,7 @@ async def test_whoever_asks_often_does_not_have_them_fetched_often(issuer: Issue
     assert keys.fetch()
     assert keys.fetch(), "it is under way"
     await eventually(lambda: issuer.requests == 2)
-    await keys.close()
+    keys.stop()
 
 
 async def test_an_answer_that_others_could_change_is_not_fetched_by_a_redirect(issuer: Issuer) -> None:
