@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from tests.postgres import Database
 from tests.raw_client import Addressed, Client, notify, payload
@@ -11,8 +12,8 @@ from tests.raw_client import Addressed, Client, notify, payload
 class Neighbour(Client):
     """A well-behaved client, on one connection for as long as it lives."""
 
-    def __init__(self, relay: Addressed, database: Database) -> None:
-        super().__init__(relay)
+    def __init__(self, relay: Addressed, database: Database, **extra: Any) -> None:  # Any: of websockets' connect
+        super().__init__(relay, **extra)
         self._database = database
 
     async def settle(self) -> None:

@@ -12,8 +12,8 @@ Invariants. What a client can send ends its own connection at most: garbage, gia
 `write` is used only while the transport holds nothing, so bytes keep their order.
 
 Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Time: whoever sends so much at once
-that reading it takes COSTLY_S is not read for COSTLY_PAUSES times as long, so that a flood takes a part of the relay's
-time and never all of it. Each wait has its limit in seconds.
+that handling it takes COSTLY_S is not read for COSTLY_PAUSES times as long, times the number of those who do that, so
+that a flood has a part of the relay's time, however many take part in it. Each wait has its limit in seconds.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ TLS_RECORD = 0x16  # RFC 8446 section 5.1: what a client that speaks TLS begins 
 MEASURED_BYTES = 4_096  # a read below that can not be costly
 COSTLY_S = 0.01
 COSTLY_PAUSES = 9
+COSTLY_PAUSE_S = 5.0  # at most: the silence that this makes must not be taken for the client's
 
 logger = line_logger(__name__)
 
@@ -246,9 +247,12 @@ class Connection(asyncio.Protocol):
         self._heard_s = self._shared.clock()
         try:
             if self._reader is not None:
-                self._take(self._reader, data)
-                if len(data) >= MEASURED_BYTES:
-                    self._spread(self._shared.clock() - self._heard_s)
+                if len(data) < MEASURED_BYTES:
+                    self._take(self._reader, data)
+                else:
+                    began_s = self._shared.work_clock()
+                    self._take(self._reader, data)
+                    self._spread(self._shared.work_clock() - began_s)
             elif self._stage == HANDSHAKE:
                 self._greet(data)
             elif self._stage == DECIDING:
@@ -261,6 +265,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
+        self._rested()
         self._shared.departed(self)
         self._transport = None
         self.write = _nowhere  # the number of the socket may be another's soon
@@ -336,10 +341,17 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _spread(self, cost_s: float) -> None:
-        """Reading this client's last bytes took so long: let others have their turn."""
-        if cost_s >= COSTLY_S and self._stage == LIVE:
+        """Handling this client's last bytes took so long: let others have their turn."""
+        if cost_s >= COSTLY_S and self._stage == LIVE and not self._pauses & COSTLY:
             self._pause(COSTLY)
-            asyncio.get_running_loop().call_later(cost_s * COSTLY_PAUSES, self._resume, COSTLY)
+            self._shared.costly += 1
+            pause_s = min(COSTLY_PAUSE_S, cost_s * COSTLY_PAUSES * self._shared.costly)
+            asyncio.get_running_loop().call_later(pause_s, self._rested)
+
+    def _rested(self) -> None:
+        if self._pauses & COSTLY:
+            self._shared.costly -= 1
+            self._resume(COSTLY)
 
     def _greet(self, data: bytes) -> None:
         """Read the request; what came behind it are frames, once there was an upgrade."""
@@ -375,18 +387,28 @@ class Connection(asyncio.Protocol):
 
     def _take(self, reader: FrameReader, data: bytes) -> None:  # hot path
         """Act on frames. After our close only the peer's own is of interest."""
+        ping: Ping | None = None
         for item in reader.feed(data):
+            if isinstance(item, Ping):
+                ping = item  # of several in a row the last is answered (section 5.5.3)
+                continue
+            if ping is not None:
+                self._answer_ping(ping)
+                ping = None
             if isinstance(item, (str, bytes)):
                 if self._stage == LIVE:
                     self._shared.application.received(self, item)
             else:
                 self._take_control(item)
+        if ping is not None:
+            self._answer_ping(ping)
 
-    def _take_control(self, item: Ping | Pong | Closed | Violation) -> None:
+    def _answer_ping(self, ping: Ping) -> None:
+        if self._stage == LIVE:
+            self._send(pong_frame(ping.payload))
+
+    def _take_control(self, item: Pong | Closed | Violation) -> None:
         match item:
-            case Ping():
-                if self._stage == LIVE:
-                    self._send(pong_frame(item.payload))
             case Pong():
                 pass  # that something was heard is all there is to it
             case Closed():
@@ -422,6 +444,7 @@ class Connection(asyncio.Protocol):
         self._lost()
         self._stage = CLOSING
         self._deadline_s = self._shared.clock() + self._shared.limits.close_s
+        self._rested()
         self._resume(self._pauses)  # the peer's own close has to be seen
 
     def _fail(self) -> None:

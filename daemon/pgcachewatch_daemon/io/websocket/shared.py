@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -33,7 +34,9 @@ class Shared:
         self.stats = stats
         self.certificates: Certificates | None = None
         self.proxies = TrustedProxies()
+        self.work_clock = time.thread_time  # what others on the machine do is no client's fault
         self.turns = Turns(clock)
+        self.costly = 0  # connections that are not read because they cost too much
         self.arrivals = 0
         self.connections: set[Connection] = set()
         self.pending: dict[Connection, None] = {}  # handshakes in the order they began

@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from pgcachewatch_daemon.io.websocket import text_frame
+from pgcachewatch_daemon.io.websocket.connection import MEASURED_BYTES
 from pgcachewatch_daemon.io.websocket.frames import close_frame, pong_frame
 from tests.daemon.io.websocket.site import REQUEST, SUBPROTOCOL, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
@@ -198,6 +199,26 @@ async def test_an_application_error_closes_4100_and_spares_the_others(site: Site
         assert (await closed(one))[0] == 4100
         await other.send("still here")
         assert await other.recv() == "still here"
+
+
+async def test_of_pings_in_a_row_the_last_is_answered(site: Site) -> None:
+    frames = [Frame(Opcode.PING, bytes([number])) for number in range(100)] + [Frame(Opcode.CLOSE, b"\x03\xe8")]
+    said = await spoken(site, b"".join(frame.serialize(mask=True) for frame in frames))
+    assert said == pong_frame(bytes([99])) + close_frame(1000)
+
+
+async def test_who_costs_much_is_not_read_for_a_while_and_others_are(site: Site) -> None:
+    worked_s = iter(range(1_000))
+    async with v1(site.url) as costly, v1(site.url) as other:
+        site.server._shared.work_clock = lambda: next(worked_s)
+        await costly.send("x" * MEASURED_BYTES)
+        assert await costly.recv() == "x" * MEASURED_BYTES
+        await costly.send("more")
+        for number in range(20):
+            await other.send(str(number))
+            assert await other.recv() == str(number)
+        assert "more" not in site.application.received_frames
+        await site.server.close()
 
 
 async def spoken(site: Site, *parts: bytes) -> bytes:
