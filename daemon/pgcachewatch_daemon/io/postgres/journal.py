@@ -123,6 +123,7 @@ class JournalReader:
             self._snapshot = None
             return None
         self._wakefulness.reset(now_s=self.clock())
+        self.stats.state = self._wakefulness.state.value
         epoch = epoch_of(await connection.fetchval(sql.epoch_sql()))
         if epoch != self.epoch:
             # Here and not where another is read: a session that ends before that must not leave both to the next one.
