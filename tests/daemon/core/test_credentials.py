@@ -62,7 +62,9 @@ def test_a_token_without_limits_sees_each_event_and_not_the_state_of_the_relay()
     assert (grant.modes, grant.expires_at) == (USES_OF_DATA, None)
 
 
-@pytest.mark.parametrize("exp", ["2000000000", True, None, -1, 10**20, 10**400, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "exp", ["2000000000", True, None, -1, 10**20, 10**400, float("nan"), float("inf")], ids=lambda exp: repr(exp)[:20]
+)
 def test_an_end_that_is_no_instant_grants_nothing(exp: object) -> None:
     """The library that verifies takes some of these: a text of digits, a number that no float holds."""
     denied = refused({CLAIM: {}, "exp": exp})
