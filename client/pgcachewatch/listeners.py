@@ -4,11 +4,12 @@ What arrives flushes caches first and is queued afterwards; see aio/queue.py. Wh
 gives what is left. After that it returns None if this program closed the connection, and raises ConnectionFailed if it
 was lost. Either way every cache is flushed, and its function runs for each call from then on.
 
-A connection can not prove that it hears everything: one that went silent without closing looks healthy. A relay of
-this package can. With PGCACHEWATCH_URL=ws://host:port in the environment a PGEventQueue reads from that relay, instead
-of listening on the connection it is given. A WSEventQueue whose relay announces the protocol (W-PLAIN-5) opens a second
-connection to it: caches go by that one, while the queue goes on giving each payload of the first. Both are then healthy
-only while freshness is proven, and live no longer than the connection they were given.
+A connection can not prove that it hears everything: one that went silent without closing looks healthy. A relay of this
+package can. With PGCACHEWATCH_URL=ws://host:port in the environment a PGEventQueue reads from that relay, instead of
+listening on the connection it is given; a relay that needs a token is shown PGCACHEWATCH_TOKEN. A WSEventQueue whose
+relay announces the protocol (W-PLAIN-5) opens a second connection to it: caches go by that one, while the queue goes on
+giving each payload of the first. Both are then healthy only while freshness is proven, and live no longer than the
+connection they were given.
 
 With PGCACHEWATCH_CONSUMER=name and PGCACHEWATCH_CONSUMER_TABLES=users,orders beside it, `get()` of a PGEventQueue gives
 the events of that durable consumer: each at least once, acknowledged by the next `get()`, EventsLost where some are
@@ -51,6 +52,7 @@ __all__ = ["EventQueue", "EventQueueProtocol", "PGEventQueue", "WSEventQueue"]
 RELAY_TIMEOUT_S = 10.0
 PROOF_TIMEOUT_S = 3.0  # of a second connection, without which a listener can do
 RELAY_VARIABLE = "PGCACHEWATCH_URL"
+TOKEN_VARIABLE = "PGCACHEWATCH_TOKEN"  # where that relay needs one
 CONSUMER_VARIABLE = "PGCACHEWATCH_CONSUMER"
 TABLES_VARIABLE = "PGCACHEWATCH_CONSUMER_TABLES"  # separated by commas
 OPEN = 1  # websockets.protocol.State.OPEN, which is an IntEnum
@@ -123,7 +125,7 @@ class PGEventQueue(_Listener):
         inlet = partial(self._notified)
         try:
             if url:
-                await self._hear(url, channel)
+                await self._hear(url, channel, token=os.environ.get(TOKEN_VARIABLE) or None)
                 await self._take_part()
             else:
                 await connection.add_listener(channel, inlet)

@@ -34,9 +34,9 @@ from pgcachewatch.aio.cache import CachedFunction
 from pgcachewatch.aio.caching import CacheKeywords, Decorator, OnDisconnect
 from pgcachewatch.aio.client import DEFAULT_PREFETCH, Status
 from pgcachewatch.aio.client import Client as AsyncClient
-from pgcachewatch.aio.connecting import Token
 from pgcachewatch.aio.consuming import ConsumerStream
 from pgcachewatch.aio.events import EventStream, closed_error
+from pgcachewatch.aio.renewal import Token
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.core.dependencies import Tag
 from pgcachewatch.core.store import CacheInfo

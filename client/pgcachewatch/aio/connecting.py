@@ -19,14 +19,13 @@ from typing import Any, get_args
 from pgcachewatch.aio.caching import OnDisconnect, check
 from pgcachewatch.aio.client import Client
 from pgcachewatch.aio.connection import Connection, ConnectionSettings, OpenLink
+from pgcachewatch.aio.renewal import Token
 from pgcachewatch.aio.watch import Watch
 from pgcachewatch.aio.websocket import endpoint, websocket_links
 from pgcachewatch.core.backoff import Backoff
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.models import DEFAULT_PG_CHANNEL
 from pgcachewatch.protocol import messages
-
-Token = str | Callable[[], str]
 
 DEFAULT_STALENESS_S = 2.0
 DEFAULT_OPEN_TIMEOUT_S = 10.0
@@ -51,9 +50,11 @@ def connect(
     """Connect to a relay: `async with connect(url) as client`, or `client = await connect(url)` and later `aclose()`.
 
     `url` is `ws://host:port` or `wss://`, or several relays of one database, of which the first that answers is used.
-    `token` is sent in the hello; a callable is asked before each connection. `staleness` is the bound of every hit, in
-    seconds: one that can not be proven that fresh does as `on_disconnect` says. "share": run the function, one run for
-    all who call it at the same time; "bypass": a run for each call; "stale": serve what is there; "raise": NotFresh.
+    `token` is sent in the hello. A function, or a coroutine function, is asked for one before each connection, and for
+    the next one before the relay ends the old, which costs no entry of a cache; a plain function runs in a thread.
+    `staleness` is the bound of every hit, in seconds: one that can not be proven that fresh does as `on_disconnect`
+    says. "share": run the function, one run for all who call it at the same time; "bypass": a run for each call;
+    "stale": serve what is there; "raise": NotFresh.
     `open_timeout` bounds the wait for the first welcome; 0 does not wait, and the client starts cold.
 
     Raises ConfigurationError at once for arguments that can not work, ConnectionFailed when no relay welcomed the

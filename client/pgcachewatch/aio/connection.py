@@ -17,14 +17,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from pgcachewatch.aio.renewal import Renewal, Token, obtain
 from pgcachewatch.core.backoff import Backoff, Ended, Reconnect, Stop
 from pgcachewatch.errors import ConnectionFailed, Refused
 from pgcachewatch.models import Position
 from pgcachewatch.protocol import codec, messages
-from pgcachewatch.protocol.client_session import ClientSession, CloseWith, Delivery, Leaving, Opened, Proof
+from pgcachewatch.protocol.client_session import (
+    Authenticated,
+    ClientSession,
+    CloseWith,
+    Delivery,
+    Leaving,
+    Opened,
+    Proof,
+    Rejected,
+)
+from pgcachewatch.protocol.transitions import CloseClass, close_class
 
 logger = logging.getLogger("pgcachewatch")
 
@@ -32,6 +43,7 @@ PING_EVERY_S = 60.0
 SILENT_HEARTBEATS = 3  # missed in a row before a link counts as dead
 HEARTBEAT_MOST_S = 60.0  # what a relay may announce; more is taken for this, so that a dead link is always found
 ERROR_EXCERPT = 200
+NEW_TOKEN = CloseClass.NEW_TOKEN
 # What of a hello may be subscriptions: the frame's limit (W-LIMIT-1) less the longest token, its escapes, and the rest.
 HELLO_SUBSCRIPTIONS_BYTES = 32_768
 
@@ -99,6 +111,9 @@ class Owner(Protocol):
 
     def stopped(self, error: Refused) -> None: ...
 
+    def troubled(self, error: ConnectionFailed) -> None:
+        """Something failed that the connection lives without, for now."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
@@ -108,7 +123,7 @@ class ConnectionSettings:
     staleness_s: float
     attempt_timeout_s: float
     backoff: Backoff
-    token: str | Callable[[], str] | None = None
+    token: Token | None = field(default=None, repr=False)
     name: str | None = None
 
 
@@ -225,7 +240,11 @@ class Connection:
     async def _attend(self) -> Ended:
         """One connection, from the attempt to its end."""
         settings = self._settings
-        token = settings.token() if callable(settings.token) else settings.token
+        try:
+            token = await obtain(settings.token)
+        except ConnectionFailed as error:
+            self._owner.troubled(error)
+            return Ended(error)
         first = fitting(self._owner.wanted())
         session = ClientSession(
             subscriptions=first, resume=self.cursor, place=self.place, token=token, name=settings.name
@@ -271,6 +290,9 @@ class _Life:
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: Leaving | None = None
         self._is_proven = False
+        self._renewal = Renewal(
+            self._settings.token, offer=self._offer, report=self._owner.troubled, chance=connection._chance
+        )
 
     async def run(self) -> Ended:
         url = self._connection.url
@@ -337,6 +359,7 @@ class _Life:
         """Leave nothing behind, however `run` ended."""
         if self._timer is not None:
             self._timer.cancel()
+        self._renewal.stop()
         self._ended.cancel()  # without effect when it ended by itself
         if self.link is not None:
             self.link.abort()
@@ -352,6 +375,10 @@ class _Life:
                 self.reconcile()  # wishes that changed since the hello was written
             case Proof():
                 self._is_proven = True
+            case Authenticated(left_s):
+                self._renewal.ends_in(left_s)
+            case Rejected(id=None, may_retry=True) if self._renewal.refused_for_now((delivery.after_ms or 0.0) / 1000):
+                return
             case Leaving():
                 self._leaving = delivery
             case CloseWith():
@@ -359,6 +386,10 @@ class _Life:
             case _:
                 pass
         self._owner.apply(delivery)
+
+    def _offer(self, token: str) -> None:
+        if self.session.is_open:
+            self.send(self.session.authenticate(token))
 
     def _violated(self, close: CloseWith) -> None:
         """The relay broke a rule. It is told which, but not waited for."""
@@ -389,7 +420,7 @@ class _Life:
                 error,
                 code=code if code is not None else (leaving.code if leaving else None),
                 is_proven=self._is_proven,
-                is_leaving=leaving is not None or code == 4000,
+                is_leaving=code == 4000 or (leaving is not None and close_class(leaving.code) is not NEW_TOKEN),
                 after_s=leaving.after_ms / 1000 if leaving else after_s,
                 jitter_s=leaving.jitter_ms / 1000 if leaving else 0.0,
             )

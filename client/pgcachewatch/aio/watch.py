@@ -284,6 +284,10 @@ class Watch:
         for feed in self.consumers.values():
             feed.lost()
 
+    def troubled(self, error: ConnectionFailed) -> None:
+        self.last_error = error
+        logger.warning("%s", error)
+
     def broke(self) -> None:
         self.gaps += 1
         self.subscriptions.all_dark()

@@ -4,7 +4,10 @@ Delays grow by doubling up to a cap and are drawn from the whole interval below 
 which lost their relay together do not come back together. The first attempt after a connection that worked is nearly
 immediate: a cut shorter than the lease must cost no query. The close code's class decides the rest (W-CLOSE-1):
 
-    40xx  at once            41xx and unknown  back off       42xx  only with a new token       43xx  stop
+    40xx  at once            41xx and unknown  back off       42xx  at once with a new token       43xx  stop
+
+A client that has a source of tokens takes 4301, as HTTP 401 and 403, for a token that was not good: it backs off and
+shows the next one. A key of the issuer that the relay has not heard of yet must not end the cache of a whole fleet.
 
 Randomness comes in as `chance`, a number in [0, 1). Bounds: the cap, and RETRY_AFTER_LIMIT_S on what a relay or a proxy
 may ask for, since a mistyped header must not silence a client for a day. Attempts are not counted out: a cache that
@@ -22,6 +25,8 @@ RETRY_AFTER_LIMIT_S = 60.0
 DOUBLINGS_LIMIT = 30  # 2**30 times any base is past any cap; keeps the power small
 HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = 403
+UNAUTHORIZED = 4301
+AT_ONCE = (CloseClass.RESUME_NOW, CloseClass.NEW_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +125,14 @@ class Reconnect:
         asked_s += min(ended.jitter_s, RETRY_AFTER_LIMIT_S) * chance
         rounds, position = divmod(self._failures, self._relays)
         if ended.is_proven:
-            at_once = ended.code is None or close_class(ended.code) is CloseClass.RESUME_NOW or ended.code < 4000
+            at_once = ended.code is None or close_class(ended.code) in AT_ONCE or ended.code < 4000
             return asked_s + self._backoff.delay_s(failures=0 if at_once else 1, chance=chance)
         if position != self._relays - 1:
             return self._backoff.delay_s(failures=0, chance=chance)  # another relay waits to be tried
         return asked_s + self._backoff.delay_s(failures=rounds + 1, chance=chance)
 
     def _is_final(self, code: int | None) -> bool:
-        if code in (HTTP_UNAUTHORIZED, HTTP_FORBIDDEN):
+        if code in (HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, UNAUTHORIZED):
             return not self._has_token_source
         if code is None or code < 4000:
             return False

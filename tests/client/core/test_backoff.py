@@ -107,3 +107,18 @@ def test_a_relay_that_refused_for_good_is_left_out_until_all_have() -> None:
 def test_settings_that_can_not_work_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="backoff needs"):
         Backoff(**settings)
+
+
+def test_a_token_that_ended_is_followed_at_once_by_the_next_one_at_the_same_relay() -> None:
+    reconnect = Reconnect(Backoff(), relays=2, has_token_source=True)
+    assert after(reconnect, is_proven=True, code=4200) == Retry(0.05, 0)
+
+
+def test_a_token_that_ends_each_connection_at_once_backs_off() -> None:
+    reconnect = Reconnect(Backoff(base_s=0.1), relays=1, has_token_source=True)
+    assert [after(reconnect, code=4200).delay_s for _ in range(3)] == pytest.approx([0.1, 0.2, 0.4])
+
+
+def test_a_token_that_is_not_known_may_be_followed_by_one_that_is() -> None:
+    assert after(Reconnect(Backoff(base_s=0.1), relays=1, has_token_source=True), code=4301).delay_s > 0
+    assert isinstance(Reconnect(Backoff(), relays=1).after(Ended(LOST, code=4301), chance=0.5), Stop)

@@ -1,0 +1,117 @@
+"""A client whose token ends goes on with the next one, and loses nothing of what it has cached."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import asyncpg
+import pytest
+from websockets.asyncio.client import connect
+
+import pgcachewatch
+from pgcachewatch import listeners
+from tests.integration.tokens import bearer, guarded
+from tests.postgres import Database
+from tests.raw_client import CHANNEL, get, notify, payload, running
+from tests.waiting import eventually
+
+LASTS_S = 2.0
+
+
+@pytest.mark.rule("W-TOKEN-7")
+async def test_a_token_is_renewed_on_the_open_connection_or_by_a_resume_and_the_cache_stays(
+    database: Database, tmp_path: Path
+) -> None:
+    began_s = time.time()
+    tokens = {"first": {"expires": began_s + LASTS_S}, "second": {}}
+    async with running(guarded(database, tmp_path / "t", tokens)) as relay:
+        await asyncio.gather(_renewing(relay.url, database), _resuming(relay.url), _fixed(relay.url))
+
+
+async def _renewing(url: str, database: Database) -> None:
+    """Its source has a new one in time."""
+    asked = []
+
+    async def source() -> str:
+        asked.append(time.time())
+        return "first" if len(asked) == 1 else "second"
+
+    async with pgcachewatch.connect(url, token=source) as client:
+        runs = await _cached(client, lambda: len(asked) == 2 and time.time() > asked[0] + LASTS_S + 1)
+        status = client.status
+        assert (status.reconnects, status.gaps, status.is_connected) == (0, 0, True)
+        assert runs == ["users"]
+        async with client.events("users") as events:
+            await notify(database, payload("users", "1"))
+            assert "users" in str(await anext(events))
+
+
+async def _resuming(url: str) -> None:
+    """Its source fails until the relay has closed."""
+    asked = []
+
+    def source() -> str:
+        asked.append(time.time())
+        if len(asked) > 1 and time.time() < asked[0] + LASTS_S - 0.1:
+            raise OSError("the issuer is away")
+        return "first" if len(asked) == 1 else "second"
+
+    async with pgcachewatch.connect(url, token=source) as client:
+        runs = await _cached(client, lambda: client.status.reconnects == 1 and client.status.is_connected)
+        await client.wait_live()
+        assert (client.status.resumes, client.status.gaps, runs) == (1, 0, ["users"])
+
+
+async def _fixed(url: str) -> None:
+    """It has no other token: the relay's word is final, and its functions run for every call."""
+    async with pgcachewatch.connect(url, token="first") as client:
+        await eventually(lambda: isinstance(client.status.last_error, pgcachewatch.errors.Refused))
+        assert "4200" in str(client.status.last_error)
+
+
+async def _cached(client: pgcachewatch.Client, holds: object) -> list[str]:
+    """Call a cached function until this holds; returns each run of it."""
+    runs: list[str] = []
+
+    @client.cache(tables=["users"])
+    async def read() -> int:
+        runs.append("users")
+        return len(runs)
+
+    await client.wait_live()
+    assert await read() == 1
+    assert callable(holds)
+    await eventually(holds)
+    assert await read() == 1
+    return runs
+
+
+async def test_a_listener_of_the_original_shows_its_token_on_both_of_its_connections(
+    database: Database, tmp_path: Path
+) -> None:
+    async with running(guarded(database, tmp_path / "t", {"shop": {}})) as relay:
+        url = f"{relay.url}/pgpubsub/{CHANNEL}"
+        async with connect(url, additional_headers=bearer("shop"), proxy=None) as socket:
+            listener = listeners.WSEventQueue()
+            await listener.connect(socket)
+            await eventually(listener.connection_healthy)
+            assert 'pgcachewatch_clients{path="v1"} 1.0' in (await get(relay, "/metrics")).text
+            await notify(database, payload("users", "1"))
+            event = await listener.get()
+            assert event is not None
+            assert event.table == "users"
+
+
+async def test_a_program_of_the_original_that_reads_from_a_relay_has_its_token_from_the_environment(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(guarded(database, tmp_path / "t", {"shop": {}})) as relay:
+        monkeypatch.setenv("PGCACHEWATCH_URL", relay.url)
+        monkeypatch.setenv("PGCACHEWATCH_TOKEN", "shop")
+        connection = await asyncpg.connect(database.dsn)
+        listener = listeners.PGEventQueue()
+        await listener.connect(connection)
+        await eventually(listener.connection_healthy)
+        await connection.close()
