@@ -88,14 +88,15 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 class Program:
     """One client with a cache. `runs` counts what its cache did not know."""
 
-    def __init__(self, client: pgcachewatch.Client, rows: RowTriggers) -> None:
+    def __init__(self, client: pgcachewatch.Client, rows: RowTriggers, turn: asyncio.Lock) -> None:
         self.client = client
         self.runs = 0
 
         @client.cache(rows=Row("products", id="number"))
         async def version(number: int) -> int:
             self.runs += 1
-            return int(await rows.writer.fetchval("SELECT version FROM products WHERE id = $1", number))
+            async with turn:  # all programs share the connection
+                return int(await rows.writer.fetchval("SELECT version FROM products WHERE id = $1", number))
 
         self.version = version
 
@@ -140,15 +141,16 @@ async def test_clients_move_to_new_relays_staggered_and_keep_their_caches(rows: 
         clients = [
             await stack.enter_async_context(pgcachewatch.connect(service.url, staleness=60.0)) for _ in range(CLIENTS)
         ]
-        programs = [Program(client, rows) for client in clients]
+        turn = asyncio.Lock()
+        programs = [Program(client, rows, turn) for client in clients]
         await asyncio.gather(*(eventually(program.is_warm) for program in programs))
         runs = [program.runs for program in programs]
 
         cold = 0
-        for turn in (1, 2):
+        for version in (1, 2):
             service.members.append(new := await relay())
             # The younger one first, so that some of its clients go to the older one.
-            old = service.members.pop(1 if turn == 1 else 0)
+            old = service.members.pop(1 if version == 1 else 0)
             before = [program.client.status.reconnects for program in programs]
             service.arrivals_s.clear()
             await rows.writer.execute("UPDATE products SET version = version + 1 WHERE id = 0")
@@ -157,14 +159,14 @@ async def test_clients_move_to_new_relays_staggered_and_keep_their_caches(rows: 
 
             assert await asyncio.to_thread(old.wait) == 0
             await asyncio.gather(*(program.client.barrier() for program in programs))
-            assert [await program.version(0) for program in programs] == [turn] * CLIENTS
+            assert [await program.version(0) for program in programs] == [version] * CLIENTS
             moved = [each.client.status.reconnects - was for each, was in zip(programs, before, strict=True)]
             assert "relay cuts" not in old.log()
             assert 0 < sum(moved) < CLIENTS, "those of one relay move, and those of the other one stay"
             # Of a few dozen, spread evenly, all within a third of the time would be a wonder.
             assert max(service.arrivals_s) - min(service.arrivals_s) > JITTER_S / 3
             assert set(await resumes(new)) == {"resumed"}, "whoever comes to a new relay finds his place"
-            if turn == 1:
+            if version == 1:
                 cold = (await resumes(service.members[0])).get("epoch", 0)
 
         for program in programs:
