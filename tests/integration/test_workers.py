@@ -243,3 +243,20 @@ async def test_health_at_any_worker_is_that_of_the_relay(database: Database) -> 
             answer = await get(relay, "/readyz")
             assert (answer.status_code, answer.json()["checks"]["source"]["detail"]) == (503, "connection_lost")
             assert await refused(f"{relay.url}/pgpubsub/{CHANNEL}") == 503
+
+
+async def test_people_see_the_clients_of_all_workers_and_their_tables_once(
+    relay: PrimaryRelay, database: Database
+) -> None:
+    async with everywhere(relay) as clients:
+        await notify(database, payload("users", "5"))
+        for client in clients:
+            await client.until("ev")
+        answers = await asyncio.gather(*(get(relay, "/v1/status") for _ in range(5)))
+        documents = [answer.json() for answer in answers]
+        assert all(document["clients"]["total"] == len(clients) for document in documents)
+        (one, *_) = documents
+        assert len(one["clients"]["listed"]) == len(clients)
+        assert [(each["table"], each["changes"]) for each in one["tables"]["listed"]] == [("users", 1)]
+        assert (one["ready"], one["workers"]["alive"], one["counts"]["events"]) == (True, WORKERS, 1)
+        assert one["postgres"]["version"]

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -99,3 +100,11 @@ def test_commands_of_the_daemon_are_found_by_the_client() -> None:
     commands = {command.name: command.value for command in entry_points(group="pgcachewatch.commands")}
 
     assert commands == PROJECT["project"]["entry-points"]["pgcachewatch.commands"]
+
+
+def test_the_wheel_has_each_file_of_the_page() -> None:
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    page = Path("pgcachewatch_daemon", "page")
+    files = {str(page / file.name) for file in (ROOT / "daemon" / page).iterdir()}
+    assert len(files) > 5
+    assert files <= packed
