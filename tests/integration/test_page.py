@@ -15,8 +15,9 @@ import pytest
 import pgcachewatch
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from tests.browser import Browser
+from tests.integration.tokens import guarded
 from tests.postgres import Database
-from tests.raw_client import CHANNEL, payload
+from tests.raw_client import CHANNEL, payload, running
 from tests.relay_process import RelayProcess
 from tests.row_triggers import CHANNEL as ROWS_CHANNEL
 from tests.row_triggers import RowTriggers
@@ -166,9 +167,70 @@ async def test_a_person_finds_a_failing_database_and_sees_it_recover(
 
         relay.kill()
         await browser.until("document.querySelector('#title').textContent === 'The relay does not answer'")
+        assert await browser.see("document.body.dataset.known") == "no"
         relay.start()
         relay.wait_ready()
         await browser.until("document.querySelector('#title').textContent === 'Events are flowing'")
         await browser.until("document.querySelector('#tail-state').textContent === 'live'")
         await notify(private_server.dsn, payload("users", "again"))
         await browser.until(row_with("again"))
+
+
+TOKENS = {
+    "token-of-all": {"modes": ["stream", "status"]},
+    "token-of-a-reader": {"modes": ["stream"]},
+    "token-of-the-shop": {"modes": ["stream"], "tables": ["orders"]},
+    "token-of-an-operator": {"modes": ["status"]},
+}
+
+
+async def _use(browser: Browser, token: str) -> None:
+    await browser.type("#token", token)
+    await browser.press("Enter", 13)
+
+
+async def _forget(browser: Browser) -> None:
+    await browser.see("window.isOld = true")
+    await browser.click("#forget")
+    await browser.until("window.isOld === undefined && document.querySelector('#ask')?.hidden === false")
+
+
+async def test_a_token_is_asked_for_and_what_it_does_not_allow_is_said(
+    database: Database, browser: Browser, tmp_path: Path
+) -> None:
+    async with running(guarded(database, tmp_path / "tokens", TOKENS)) as relay:
+        await browser.open(f"http://127.0.0.1:{relay.port}")
+        await browser.until("!document.querySelector('#ask').hidden")
+        await browser.until("document.querySelector('#title').textContent === 'Events are flowing'")  # by /readyz
+        await browser.screenshot(Path(PICTURES or tmp_path) / "token.png", height=800)
+
+        await _use(browser, "wrong")
+        await browser.until("document.querySelector('#ask-problem').textContent.includes('was refused')")
+
+        await _use(browser, "token-of-a-reader")
+        await browser.until("document.querySelector('#tail-state').textContent === 'live'")
+        await browser.until("document.querySelector('#limited').textContent.includes('mode status')")
+        await notify(database.dsn, payload("users", "seen"))
+        await browser.until(row_with("seen"))
+
+        await _forget(browser)
+        await _use(browser, "token-of-an-operator")
+        await browser.until("document.querySelector('#limited').textContent.includes('No live tail')")
+        await browser.until("document.querySelector('#node').textContent === 'test'")
+
+        await _forget(browser)
+        await _use(browser, "token-of-the-shop")
+        await browser.until("document.querySelector('#limited').textContent.includes('limited to tables')")
+        await browser.type("#filter-table", "orders")
+        await browser.press("Enter", 13)
+        await browser.until("document.querySelector('#tail-state').textContent.startsWith('live')")
+        await notify(database.dsn, payload("users", "hidden"), payload("orders", "shown"))
+        await browser.until(row_with("shown"))
+        assert not await browser.see(row_with("hidden"))
+
+        await _forget(browser)
+        await _use(browser, "token-of-all")
+        await browser.until("document.querySelector('#tail-state').textContent === 'live'")
+        await browser.until("document.querySelector('#clients').innerText.includes('t0 · 127.0.0.1')")
+        assert await browser.see("document.querySelector('#limited').hidden && document.querySelector('#ask').hidden")
+        assert "token" not in await browser.see("location.href")

@@ -37,7 +37,15 @@ export class Lists {
     );
   }
 
+  // Nothing was told yet, or nothing is told any more.
+  unknown() {
+    write(this.parts["tables-empty"], "Not known now.");
+    write(this.parts["clients-empty"], "Not known now.");
+  }
+
   fill(status) {
+    write(this.parts["tables-empty"], "No event yet. A table is listed once it changes.");
+    write(this.parts["clients-empty"], "Nobody is connected.");
     this.tables(status.tables);
     this.clients(status.clients);
     this.drift(status.drift);

@@ -23,6 +23,7 @@ class Page {
     this.token = sessionStorage.getItem(TOKEN) || "";
     this.offset = { ms: 0, error: Infinity };
     this.last = null;
+    this.limits = { state: "", link: "" };
     this.timer = 0;
     this.hiding = 0;
     this.banner = new Banner();
@@ -98,7 +99,7 @@ class Page {
     }
     const sentence = (await answer.text()).trim();
     if (answer.status === 401) this.askForToken(sentence);
-    else if (answer.status === 403) this.limit(`The state of the relay is not shown: ${sentence}`);
+    else if (answer.status === 403) this.limit("state", `The state of the relay is not shown: ${sentence}.`);
     else throw new Error(sentence);
     this.hole();
     const readiness = await fetch("readyz", { cache: "no-store", signal: AbortSignal.timeout(WITHIN_MS) });
@@ -107,7 +108,8 @@ class Page {
 
   tell(status) {
     show(find("ask"), false);
-    if (this.limitedBy !== "link") this.limit("");
+    this.limit("state", "");
+    document.body.dataset.known = "yes";
     this.banner.tell(status);
     this.lists.fill(status);
     const last = this.last;
@@ -136,8 +138,11 @@ class Page {
     this.charts.latency.add(parts, half, most ? `half of the events; 99 of 100 within ${most}` : "no event yet");
   }
 
+  // The state is not known: what was shown last is dimmed.
   hole() {
     this.last = null;
+    document.body.dataset.known = "no";
+    this.lists.unknown();
     this.charts.events.add([null], "–");
     this.charts.latency.add([null, null], "–");
     this.charts.clients.add([null], "–");
@@ -164,7 +169,8 @@ class Page {
     this.token = find("token").value.trim();
     find("token").value = "";
     sessionStorage.setItem(TOKEN, this.token);
-    this.limit("");
+    this.limit("state", "");
+    this.limit("link", "");
     show(find("ask"), false);
     this.tail.clear();
     this.start();
@@ -175,16 +181,18 @@ class Page {
     location.reload();
   }
 
-  limit(text, by = "status") {
-    this.limitedBy = text ? by : "";
-    write(find("limited"), text);
-    show(find("limited"), Boolean(text));
+  // What the token does not allow, of the state and of the link.
+  limit(of, text) {
+    this.limits[of] = text;
+    const said = Object.values(this.limits).filter(Boolean).join("\n");
+    write(find("limited"), said);
+    show(find("limited"), Boolean(said));
   }
 
   // --- the events
 
   linkState(word, text) {
-    if (word === "live" && this.limitedBy === "link") this.limit("");
+    if (word === "live") this.limit("link", "");
     this.tail.now(word, word === "live" ? text : "");
   }
 
@@ -194,12 +202,12 @@ class Page {
       this.askForToken(text);
       return;
     }
-    this.limit(`No live tail: ${text}. To follow one table, write its name into the tail's table filter.`, "link");
+    this.limit("link", `No live tail: ${text}. To follow one table, write its name into the tail's table filter.`);
   }
 
   // Who may not see every table may see the one that is named: it is asked for alone.
   narrow() {
-    if (this.limitedBy !== "link" && !this.isNarrow) return;
+    if (!this.limits.link && !this.isNarrow) return;
     const [name, ...rest] = find("filter-table").value.trim().split(".").reverse();
     if (!name) return;
     this.isNarrow = true;
