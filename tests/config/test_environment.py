@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pgcachewatch_config import Settings
 from pgcachewatch_config.environment import FILE_SUFFIX, NamedFile, named_file, odd_variables, plain_value
 
+ROOT = Path(__file__).parents[2]
+VARIABLE = re.compile(r"\bPGCACHEWATCH_[A-Z_]+[A-Z]\b")
 SERVICE_LINKS = {
     "PGCACHEWATCH_SERVICE_HOST": "10.0.0.1",
     "PGCACHEWATCH_SERVICE_PORT": "8420",
@@ -42,9 +47,11 @@ def test_each_option_may_be_in_a_file_and_none_is_taken_for_the_file_of_another(
         assert odd_variables({variable: "1", variable + FILE_SUFFIX: "/x"}) == []
 
 
-@pytest.mark.parametrize("name", ["CONFIG", "URL", "CONSUMER", "CONSUMER_TABLES", "TOKEN"])
-def test_variables_of_others_are_known(name: str) -> None:
-    assert odd_variables({f"PGCACHEWATCH_{name}": "x", "PATH": "y", "PGPORT": "5432"}) == []
+def test_variables_of_clients_and_of_this_checkout_are_known() -> None:
+    sources = [*(ROOT / "client").rglob("*.py"), ROOT / "deploy" / "bootstrap.py"]
+    found = {name for source in sources for name in VARIABLE.findall(source.read_text(encoding="utf-8"))}
+    assert "PGCACHEWATCH_URL" in found
+    assert odd_variables(dict.fromkeys(found | {"PGCACHEWATCH_CONFIG", "PATH", "PGPORT"}, "x")) == []
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,8 @@ def advise(error: BaseException) -> str:
             return f"the DSN can not work ({error})"
         case TimeoutError():
             return "the server did not answer in time; check host, port and firewall"
+        case KeyError() | OSError() if "uid not found" in str(error) or "No username" in str(error):
+            return "the DSN names no user, and the account of this process has no name; name one there, or in PGUSER"
         case OSError():
             return f"the server can not be reached ({error}); check host and port of the DSN"
         case _ if "unsupported startup parameter" in str(error):

@@ -48,6 +48,8 @@ def test_nothing_is_shown_of_a_password_that_was_not_encoded(password: str) -> N
         (TimeoutError(), "in time"),
         (ConnectionRefusedError(111, "refused"), "can not be reached"),
         (asyncpg.ProtocolViolationError("unsupported startup parameter: x"), "pooler"),
+        (KeyError("getpwuid(): uid not found: 10001"), "names no user"),
+        (OSError("No username set in the environment"), "names no user"),
         (RuntimeError("odd"), "RuntimeError: odd"),
     ],
 )
