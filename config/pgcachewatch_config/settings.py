@@ -156,10 +156,13 @@ class Settings(BaseSettings):
         "were installed with --wake none.",
     )
     journal_retention_s: Seconds = option(
-        600.0, "PostgreSQL", "How long rows of the journal are kept for relays and clients that come back."
+        600.0,
+        "PostgreSQL",
+        "How long rows of the journal are kept for relays and clients that come back.",
+        is_reloadable=True,
     )
     journal_rows_limit: Annotated[int, pydantic.Field(ge=1_000, le=1_000_000_000)] = option(
-        1_000_000, "PostgreSQL", "Rows that are kept at most; above, younger ones are pruned too."
+        1_000_000, "PostgreSQL", "Rows that are kept at most; above, younger ones are pruned too.", is_reloadable=True
     )
 
     drift_check_s: Seconds = option(
@@ -190,6 +193,7 @@ class Settings(BaseSettings):
         "Consumers",
         "How long the journal keeps rows, beyond journal_retention_s, for a consumer that does not acknowledge them. "
         "Behind that, and beyond journal_rows_limit, it is told of a gap.",
+        is_reloadable=True,
     )
     consumers_limit: Annotated[int, pydantic.Field(ge=0, le=10_000)] = option(
         100,

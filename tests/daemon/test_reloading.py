@@ -14,12 +14,20 @@ from websockets.typing import Subprotocol
 
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
+from pgcachewatch_config.spelling import group_of, is_reloadable
+from pgcachewatch_daemon.cli import relay_options
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.reloading import Reloading
 from tests.postgres import Database
 from tests.raw_client import Client, kill_listener, options, refused, running
 
+# Those of access and of certificates come with files, and are tested where those are read.
+PLAIN = [
+    name
+    for name in Settings.model_fields
+    if is_reloadable(name) and group_of(name) != "Access" and not name.endswith("_file") and name != "log_level"
+]
 SUBPROTOCOL = Subprotocol("pgcachewatch.v1")
 RELAYS_SQL = "SELECT usename::text FROM pg_stat_activity WHERE application_name = 'pgcachewatch relay' AND datname = $1"
 
@@ -150,3 +158,53 @@ async def test_parts_are_asked_before_any_of_them_changes() -> None:
 
 def _with(given: RelayOptions, *, connections: int) -> RelayOptions:
     return replace(given, admission=AdmissionLimits(connections=connections))
+
+
+# --- each option by itself
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_relay_that_took_over_an_option_has_it_wherever_one_that_began_with_it_has_it(name: str) -> None:
+    options_before, options_after = relay_options(Settings()), relay_options(another(name))
+    assert options_after != options_before, "nobody is told of this option"
+    relay = Relay(options_before)
+    relay.reload(options_after)
+    assert held(relay) == held(Relay(options_after))
+
+
+def another(name: str) -> Settings:
+    """All defaults but for this option."""
+    default = Settings.model_fields[name].default
+    others: list[object]
+    match default:
+        case bool():
+            others = [not default]
+        case int() | float():
+            others = [default * 2, default / 2, 7]
+        case _:
+            others = ["shared", "postgresql://u@h/d", ["10.0.0.1"], "x" * 40]
+    for value in others:
+        try:
+            settings = Settings.model_validate({name: value})
+        except ValueError:
+            continue
+        if getattr(settings, name) != default:
+            return settings
+    raise AssertionError(f"no other value of {name} is known here")
+
+
+def held(part: object, path: str = "relay", depth: int = 4) -> dict[str, object]:
+    """The options and limits that a relay's parts keep, by where they keep them."""
+    found: dict[str, object] = {}
+    for attribute, value in attributes(part).items():
+        place, kind = f"{path}.{attribute}", type(value)
+        if kind.__name__.endswith(("Options", "Limits")):
+            found[place] = value
+        elif kind.__module__.startswith("pgcachewatch_daemon") and depth:
+            found |= held(value, place, depth - 1)
+    return found
+
+
+def attributes(part: object) -> dict[str, object]:
+    slots = [name for kind in type(part).__mro__ for name in getattr(kind, "__slots__", ())]
+    return getattr(part, "__dict__", {}) | {name: getattr(part, name) for name in slots if hasattr(part, name)}

@@ -66,6 +66,11 @@ class JournalFeed:
         self._untold: Opened | None = None
         self._is_woken = False  # since the last poll began: what woke it may not be in that
 
+    def reload(self, options: JournalOptions) -> None:
+        """Go on with these. How it wakes stays: it is agreed with the writers."""
+        self._options = options
+        self._reader.history_rows = options.history_rows
+
     @property
     def is_there(self) -> bool:
         return self._reader.is_there

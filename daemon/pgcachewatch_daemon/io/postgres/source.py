@@ -89,8 +89,7 @@ class PostgresSource:
         self.heard = 0  # notifications, to see that something comes
         self._watchdog = Watchdog(self, limit_s=options.overdue_s, clock=clock)
         self._task: asyncio.Task[None] | None = None
-        self._said = ("", "")  # detail and server
-        self._said_at_s = 0.0
+        self._said, self._said_at_s = ("", ""), 0.0  # detail and server
         self._warned_of = ""
         self.stats = SourceStats(journal=self._journal.stats)
         self.is_up = False
@@ -119,6 +118,7 @@ class PostgresSource:
         """Go on with these. The session there is stays; the next one is opened with what they say."""
         self._options = options
         self._hosts = split_hosts(options.dsn)
+        self._journal.reload(options.journal)
 
     def ensure_channel(self, channel: str) -> asyncio.Future[None]:
         """Done once LISTEN on this channel is proven. Waits through reconnects.
