@@ -12,6 +12,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -40,7 +41,13 @@ FLAGS = (
 ANSWER_S = 30.0
 FRAME_BYTES = 64 * 1024 * 1024  # a screenshot is one message
 
+NAVIGATED = re.compile("navigated|context was destroyed|Cannot find (default execution )?context")
+
 JSON = dict[str, Any]  # Any: as the protocol has it
+
+
+class Navigated(Exception):
+    """The page that was asked is not there any more."""
 
 
 def chromium() -> str:
@@ -88,7 +95,7 @@ class Browser:
     async def open(self, url: str) -> None:
         """Load a page, and wait until it has."""
         await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        await self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     async def see(self, expression: str) -> Any:  # Any: what the script says
         """The value of a JavaScript expression in the page."""
@@ -97,10 +104,13 @@ class Browser:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true, also through a page that is loaded anew."""
 
         async def is_so() -> bool:
-            return bool(await self.see(expression))
+            try:
+                return bool(await self.see(expression))
+            except Navigated:
+                return False
 
         is_so.__qualname__ = expression
         try:
@@ -174,7 +184,8 @@ class Browser:
         if answer.cancelled():
             return
         if "error" in message:
-            answer.set_exception(RuntimeError(str(message["error"])))
+            text = str(message["error"])
+            answer.set_exception((Navigated if NAVIGATED.search(text) else RuntimeError)(text))
         else:
             answer.set_result(message["result"])
 
