@@ -86,7 +86,7 @@ from pgcachewatch_daemon.workers.messages import (
     TokensSettled,
 )
 from pgcachewatch_daemon.workers.scrape import Scrapes
-from pgcachewatch_daemon.workers.shares import divide, prove_access
+from pgcachewatch_daemon.workers.shares import divide, prove_files
 from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold
 from pgcachewatch_daemon.workers.staff import Staff
 from pgcachewatch_daemon.workers.statuses import Statuses
@@ -159,7 +159,7 @@ class PrimaryRelay:
         self._stopping = asyncio.Event()
         self._is_draining = False
         # As relay.Relay's: what can be refused is looked at here, before workers are told.
-        self.preparations: list[Preparation] = [self._prepare_limits, prove_access]
+        self.preparations: list[Preparation] = [self._prepare_limits, prove_files]
 
     # --- life
 

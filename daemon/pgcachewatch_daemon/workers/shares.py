@@ -37,7 +37,8 @@ def divide(options: RelayOptions, *, port: int) -> RelayOptions:
     )
 
 
-def prove_access(options: RelayOptions) -> Callable[[], None]:
-    """Refuses what the workers could not begin with; each of them reads tokens and keys by itself."""
+def prove_files(options: RelayOptions) -> Callable[[], None]:
+    """Refuses what the workers could not begin with; each of them reads tokens, keys and certificates by itself."""
+    options.tls.check()
     prove(options.access, options.host)
     return lambda: None

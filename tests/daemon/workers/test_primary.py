@@ -10,7 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from pgcachewatch.errors import ConfigurationError
+from pgcachewatch_daemon.core.loopback import LoopbackLimits
 from pgcachewatch_daemon.io.metrics import METRICS
+from pgcachewatch_daemon.io.websocket import TlsOptions
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.workers import primary
 from pgcachewatch_daemon.workers.primary import PrimaryRelay
@@ -74,3 +77,17 @@ async def test_a_port_that_is_taken_is_refused_before_a_worker_is_started(monkey
         with pytest.raises(OSError, match="in use"):
             await second.start()
         await second.close()
+
+
+async def test_files_that_no_worker_could_use_are_refused_before_any_is_told() -> None:
+    relay = PrimaryRelay(RelayOptions(port=0, workers=2))
+    before = relay.options
+    for broken in (
+        replace(before, tls=TlsOptions(certificate_file="/none", key_file="/none")),
+        replace(before, access=replace(before.access, tokens_file="/none")),
+    ):
+        with pytest.raises(ConfigurationError):
+            relay.reload(replace(broken, barriers=LoopbackLimits(barriers=5)))
+    assert relay.options == before
+    assert relay._loopback.limits == before.barriers
+    await relay.close()
