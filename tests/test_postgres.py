@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
 import os
 import subprocess
@@ -20,7 +22,17 @@ import pytest
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from tests import docker_engine
 from tests import postgres as module
-from tests.postgres import DEFAULT_IMAGE, IMAGE_VARIABLE, Database, DsnLane, EmbeddedLane, Server, Servers, choose_lane
+from tests.postgres import (
+    DEFAULT_IMAGE,
+    IMAGE_VARIABLE,
+    Database,
+    DsnLane,
+    EmbeddedLane,
+    Server,
+    Servers,
+    choose_lane,
+    scram_verifier,
+)
 from tests.tidy.tree import ROOT
 
 NOWHERE = "unix:///nowhere"
@@ -49,6 +61,34 @@ class FakeEngine:
         if name in self.has:
             return 200, {"Id": "sha256:0", "Config": {"Env": ["PATH=/bin", "PG_VERSION=18.4"]}}
         return 404, {"message": "no such image"}
+
+
+async def test_a_password_is_kept_with_one_round_and_no_other_opens_the_server(postgres_server: Server) -> None:
+    if postgres_server.lane not in ("wheel", "system"):
+        pytest.skip(f"the server of the lane {postgres_server.lane!r} has a password of its own making")
+    connection = await asyncpg.connect(postgres_server.dsn)
+    try:
+        kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'")
+    finally:
+        await connection.close()
+
+    assert kept.startswith("SCRAM-SHA-256$1:")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres_server.dsn, password="guessed")
+
+
+def test_a_verifier_is_that_of_the_rfc() -> None:
+    """RFC 7677, section 3: from its salt and its 4,096 rounds follows the signature that its server sends."""
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    messages = (
+        "n=user,r=rOprNGfwEbeRWgbNEkqO,"
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,"
+        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    )
+    server_key = base64.b64decode(scram_verifier("pencil", salt=salt, rounds=4096).rpartition(":")[2])
+
+    signature = hmac.digest(server_key, messages.encode(), "sha256")
+    assert base64.b64encode(signature).decode() == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 
 
 @pytest.fixture
