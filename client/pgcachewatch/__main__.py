@@ -21,7 +21,7 @@ ORIGINAL_FLAGS = ("--function-name", "--trigger-name")
 MODE = "--mode"
 OF_RELAYS = {"tail": "follow changes as they are committed", "status URL": "the state of a relay, live in a terminal"}
 SCHEMES = ("ws://", "wss://", "http://", "https://")
-DAEMON = {"serve", "demo", "settings", "status", "doctor"}
+DAEMON = {"serve", "demo", "settings", "status", "doctor", "token"}
 ONLY_TABLES = (
     "pgcachewatch: without the daemon package only table-level triggers can be installed, whose events concern the "
     "whole table: pip install 'pgcachewatch[daemon]' for triggers that tell which rows changed\n"

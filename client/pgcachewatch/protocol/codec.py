@@ -96,6 +96,8 @@ def _request_id(value: object) -> int | None:
 
 def _excerpt(value: object) -> str:
     text = repr(value)
+    if "token" in text:
+        return "what was sent (not shown: it may hold a token)"
     return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "..."
 
 
