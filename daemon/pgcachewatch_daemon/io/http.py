@@ -74,10 +74,11 @@ def route(method: str, target: str) -> Route | Answer:
     path = target.partition("?")[0]
     found = _find(path)
     if found is None:
-        return text(404, f"there is nothing at {path[:80]!r}; clients connect to {PATH}")
+        # Not repeated: whoever puts a secret into a path finds it in each log already.
+        return text(404, f"there is nothing at this path; clients connect to {PATH}")
     allowed = ("GET",) if found.page in (Page.PROTOCOL, Page.PLAIN) else READ_METHODS
     if method not in allowed:
-        return text(405, f"{path[:80]} answers {' and '.join(allowed)}", Allow=", ".join(allowed))
+        return text(405, f"{found.page.value} answers {' and '.join(allowed)}", Allow=", ".join(allowed))
     return found
 
 
