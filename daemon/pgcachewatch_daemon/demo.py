@@ -91,6 +91,7 @@ class Supervisor:
             self._children = [_relay(self._postgres.dsn, port), _reader(self._postgres.dsn, port, self._started_s)]
             for child in self._children:
                 self._start(child)
+            self._say(f"to see it: http://127.0.0.1:{port}/")
             return self._supervise()
         finally:
             deadline_s = time.monotonic() + STOP_WITHIN_S

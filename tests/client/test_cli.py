@@ -246,3 +246,29 @@ def test_a_command_that_can_not_be_loaded_says_what_to_install(
 
     assert program(["serve"]) == 1
     assert "pip install 'pgcachewatch[daemon]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "example.com:8420"], "is no address of a relay"),
+        (["status", "--json", "ws://x:port"], "is no address of a relay"),
+        (["tail", "http://"], "is no address of a relay"),
+    ],
+)
+def test_what_names_a_relay_goes_to_the_client(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_status_of_a_database_goes_to_the_daemon(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program(["status", "--help"])
+    assert "--pg-dsn" in capsys.readouterr().out
+
+
+def test_the_list_of_commands_has_those_for_relays(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program(["--help"]) == 0
+    assert {"tail", "status URL", "status"} <= {line[2:14].strip() for line in capsys.readouterr().out.splitlines()}

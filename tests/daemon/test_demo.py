@@ -141,7 +141,7 @@ def test_a_reader_that_found_an_error_ends_the_demo_with_code_1(
 
 def test_a_stop_ends_everything_with_code_0(performance: Performance) -> None:
     performance.start()
-    performance.wait_for("reader started")
+    performance.wait_for("to see it: http://127.0.0.1:")
     performance.end()
     assert performance.code == 0
     pids = [pid for name in ("PostgreSQL", "relay", "reader") for pid in performance.pids_of(name)]

@@ -64,7 +64,9 @@ class JournalLine:
 def status(arguments: Sequence[str]) -> int:
     """every table: watched or not, and which writes raise no event"""
     parser = argparse.ArgumentParser(
-        prog="pgcachewatch status", description="Which tables are watched, and which writes raise no event and why."
+        prog="pgcachewatch status",
+        description="Which tables are watched, and which writes raise no event and why.",
+        epilog="`pgcachewatch status URL` shows the state of a relay instead, as ws://host:8420.",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     add_database_options(parser)
