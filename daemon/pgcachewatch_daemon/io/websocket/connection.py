@@ -11,9 +11,8 @@ connection stays with the application, where it conflates.
 Invariants. What a client can send ends its own connection at most: garbage, giant headers, oversized frames, silence.
 `write` is used only while the transport holds nothing, so bytes keep their order.
 
-Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Time: whoever sends so much at once
-that handling it takes COSTLY_S is not read for COSTLY_PAUSES times as long, times the number of those who do that, so
-that a flood has a part of the relay's time, however many take part in it. Each wait has its limit in seconds.
+Bounds. A frame: `frame_bytes`. Unsent bytes in user space: the rest of one write. Time: see `pauses`. What still comes
+while a close is under way: CLOSING_BYTES, then the connection is cut. Each wait has its limit in seconds.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ from pgcachewatch_daemon.io.websocket.frames import (
     text_frame,
 )
 from pgcachewatch_daemon.io.websocket.handshake import Handshake
+from pgcachewatch_daemon.io.websocket.pauses import ASKED, FULL, MEASURED_BYTES, PausedReading
 from pgcachewatch_daemon.io.websocket.shared import Shared
 from pgcachewatch_daemon.io.websocket.wire import HttpRequest
 from pgcachewatch_daemon.lines import line_logger
@@ -51,10 +51,7 @@ PING = ping_frame(b"pgcachewatch")
 FORWARDED_FOR = "X-Forwarded-For"
 TLS_RECORD = 0x16  # RFC 8446 section 5.1: what a client that speaks TLS begins with
 
-MEASURED_BYTES = 4_096  # a read below that can not be costly
-COSTLY_S = 0.01
-COSTLY_PAUSES = 9
-COSTLY_PAUSE_S = 5.0  # at most: the silence that this makes must not be taken for the client's
+CLOSING_BYTES = 262_144
 
 logger = line_logger(__name__)
 
@@ -67,11 +64,8 @@ CLIENTS_OWN_CODE = 3000
 # Where a connection stands. Plain integers: they are compared for each event and client.
 HANDSHAKE, DECIDING, LIVE, CLOSING, GONE = range(5)
 
-# Why a connection is not read: bits, since each reason ends by itself.
-FULL, ASKED, COSTLY = 1, 2, 4
 
-
-class Connection(asyncio.Protocol):
+class Connection(PausedReading):
     """One socket. The application keeps what it knows of it in `visitor`.
 
     `write` hands bytes to the kernel and returns how many it took. It is for those who know that the connection is live
@@ -82,16 +76,15 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_pauses", "_ping_sent_s", "_progress_s", "_reader",
-        "_shared", "_stage", "_too_big", "_transport", "_unsent_bytes", "_was_requested", "close_code",
-        "is_full", "number", "peer", "visitor", "window_bits", "write",
+        "_closing_bytes", "_deadline_s", "_expect_by_s", "_handshake", "_heard_s", "_ping_sent_s", "_progress_s",
+        "_reader", "_stage", "_too_big", "_unsent_bytes", "_was_requested", "close_code", "is_full", "number", "peer",
+        "visitor", "window_bits", "write",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+        super().__init__(shared)
         self._handshake: Handshake | None = Handshake(shared.library_logger)
         self._reader: FrameReader | None = None  # from the upgrade on
-        self._transport: asyncio.Transport | None = None
         self._stage = HANDSHAKE
         self._too_big: tuple[int, str] | None = None
         self._was_requested = False
@@ -101,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._ping_sent_s = 0.0
         self._progress_s = 0.0
         self._unsent_bytes = 0
-        self._pauses = 0
+        self._closing_bytes = 0  # what came since the close began
         self.close_code = 0
         self.is_full = False  # the kernel did not take all that was written
         self.number = 0  # counts from 1 in each process; names the connection in log lines
@@ -246,13 +239,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._shared.clock()
         try:
-            if self._reader is not None:
+            if self._stage == CLOSING and self._is_out_of_patience(len(data)):
+                self.abort(self.close_code)
+            elif self._reader is not None:
                 if len(data) < MEASURED_BYTES:
                     self._take(self._reader, data)
                 else:
                     began_s = self._shared.work_clock()
                     self._take(self._reader, data)
-                    self._spread(self._shared.work_clock() - began_s)
+                    if self._stage == LIVE:
+                        self._spread(self._shared.work_clock() - began_s)
             elif self._stage == HANDSHAKE:
                 self._greet(data)
             elif self._stage == DECIDING:
@@ -328,30 +324,9 @@ class Connection(asyncio.Protocol):
             self._ping_sent_s = now_s
             self._send(PING)
 
-    def _pause(self, why: int) -> None:
-        if not self._pauses and self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-        self._pauses |= why
-
-    def _resume(self, why: int) -> None:
-        if not self._pauses & why:
-            return
-        self._pauses &= ~why
-        if not self._pauses and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _spread(self, cost_s: float) -> None:
-        """Handling this client's last bytes took so long: let others have their turn."""
-        if cost_s >= COSTLY_S and self._stage == LIVE and not self._pauses & COSTLY:
-            self._pause(COSTLY)
-            self._shared.costly += 1
-            pause_s = min(COSTLY_PAUSE_S, cost_s * COSTLY_PAUSES * self._shared.costly)
-            asyncio.get_running_loop().call_later(pause_s, self._rested)
-
-    def _rested(self) -> None:
-        if self._pauses & COSTLY:
-            self._shared.costly -= 1
-            self._resume(COSTLY)
+    def _is_out_of_patience(self, size_bytes: int) -> bool:
+        self._closing_bytes += size_bytes
+        return self._closing_bytes > CLOSING_BYTES
 
     def _greet(self, data: bytes) -> None:
         """Read the request; what came behind it are frames, once there was an upgrade."""

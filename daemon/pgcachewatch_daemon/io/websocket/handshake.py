@@ -4,7 +4,8 @@ A Handshake is fed what the socket gave and returns the request, or the answer t
 is dropped with all that the library keeps for it once the upgrade is done: a frame costs an object of its own far less.
 
 Invariants. The library sees the request and nothing behind it; what came with it is `rest`, for who reads frames. No
-input raises. Bounds: the library's, 8 KiB a line and 128 headers, beyond which the answer is 414 or 431.
+input raises. Bounds: the library's, 8 KiB a line and 128 headers, and HEAD_BYTES in all, since what one may send is
+kept for each socket that has not finished; beyond them the answer is 414 or 431.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from websockets.typing import ExtensionParameter, Subprotocol
 
 METHOD_BYTES = 16  # enough of a request line to see its method when the rest can not be parsed
 HTTP_METHODS = (b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE")
+HEAD_BYTES = 32_768
 END = b"\r\n\r\n"
 
 
@@ -35,11 +37,12 @@ class Handshake:
     ('/readyz', b'more')
     """
 
-    __slots__ = ("_accepted", "_end", "_first_bytes", "_protocol", "_request", "rest")
+    __slots__ = ("_accepted", "_end", "_first_bytes", "_protocol", "_request", "_size_bytes", "rest")
 
     def __init__(self, logger: logging.Logger) -> None:
         self._protocol = _Protocol(logger=logger)
         self._first_bytes = b""
+        self._size_bytes = 0
         self._end = b""  # of what was fed, as far as it may begin the empty line
         self._request: Request | None = None
         self._accepted: Response | None = None
@@ -59,6 +62,9 @@ class Handshake:
             length = found + len(END) - len(self._end)
             data, self.rest = data[:length], data[length:]
         self._end = seen[1 - len(END) :]
+        self._size_bytes += len(data)
+        if self._size_bytes > HEAD_BYTES:
+            return self.answer(431, {}, f"a request has at most {HEAD_BYTES} bytes of headers\n".encode())
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Request):

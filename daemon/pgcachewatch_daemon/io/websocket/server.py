@@ -21,7 +21,7 @@ from pgcachewatch_daemon.io.websocket.tls import SecuredConnection
 from pgcachewatch_daemon.io.websocket.wire import Application, SocketLimits, SocketStats
 from pgcachewatch_daemon.lines import line_logger
 
-BACKLOG = 1_024
+BACKLOG = 4_096  # what most systems allow; who finds it full tries again a second later
 # What the kernel holds of a client that is not read, and what one read brings at most: clients say little. Each socket
 # has it from the one it was accepted from; left alone, the kernel would let it grow to megabytes.
 RECEIVE_BUFFER_BYTES = 32_768  # the kernel doubles it

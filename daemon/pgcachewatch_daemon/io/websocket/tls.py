@@ -22,11 +22,11 @@ from typing import Any
 from websockets.frames import CloseCode
 
 from pgcachewatch_daemon.io.websocket.connection import CLOSING, GONE, TLS_RECORD, Connection
+from pgcachewatch_daemon.io.websocket.pauses import TURN
 from pgcachewatch_daemon.io.websocket.shared import Shared
 from pgcachewatch_daemon.lines import line_logger
 
 READ_BYTES = 65_536
-TURN = 8  # why a connection is not read, beside those of `connection`
 
 logger = line_logger(__name__)
 

@@ -12,7 +12,6 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from pgcachewatch_daemon.io.websocket import text_frame
-from pgcachewatch_daemon.io.websocket.connection import MEASURED_BYTES
 from pgcachewatch_daemon.io.websocket.frames import close_frame, pong_frame
 from tests.daemon.io.websocket.site import REQUEST, SUBPROTOCOL, Site, closed, handshake, serving, status, v1
 from tests.waiting import eventually
@@ -207,20 +206,6 @@ async def test_of_pings_in_a_row_the_last_is_answered(site: Site) -> None:
     assert said == pong_frame(bytes([99])) + close_frame(1000)
 
 
-async def test_who_costs_much_is_not_read_for_a_while_and_others_are(site: Site) -> None:
-    worked_s = iter(range(1_000))
-    async with v1(site.url) as costly, v1(site.url) as other:
-        site.server._shared.work_clock = lambda: next(worked_s)
-        await costly.send("x" * MEASURED_BYTES)
-        assert await costly.recv() == "x" * MEASURED_BYTES
-        await costly.send("more")
-        for number in range(20):
-            await other.send(str(number))
-            assert await other.recv() == str(number)
-        assert "more" not in site.application.received_frames
-        await site.server.close()
-
-
 async def spoken(site: Site, *parts: bytes) -> bytes:
     """Everything the server says to these bytes behind a handshake, until it hangs up."""
     reader, writer = await handshake(site)
@@ -252,6 +237,16 @@ async def test_a_close_is_answered_with_its_own_code_and_what_follows_it_is_not_
     assert await spoken(site, close + late) == Frame(Opcode.CLOSE, payload).serialize(mask=False)
     assert site.application.received_frames == []
     assert len(site.application.ended) == 1
+
+
+async def test_who_goes_on_sending_after_its_refusal_is_cut() -> None:
+    async with serving(close_s=3_600.0) as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+        writer.write(b"nonsense\r\n\r\n")
+        assert status(await reader.read()) == 400
+        writer.write(b"x" * 1_000_000)
+        await eventually(lambda: not site.server.connections)
+        writer.transport.abort()
 
 
 async def test_wrong_text_closes_1007_before_its_message_has_ended(site: Site) -> None:

@@ -132,3 +132,13 @@ def test_an_answer_to_a_head_request_has_its_headers_only() -> None:
     shake, _ = fed(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = shake.answer(200, {"X": "y"}, b"hello\n")
     assert (answer.body, answer.headers["Content-Length"], answer.headers["X"]) == (b"", "6", "y")
+
+
+def test_headers_have_a_limit_in_all_as_well() -> None:
+    handshake = Handshake(logging.getLogger("websockets"))
+    line = b"X: " + b"y" * 4_000 + b"\r\n"
+    assert handshake.feed(b"GET / HTTP/1.1\r\n" + line * 4) is None
+    assert handshake.feed(line * 3) is None
+    refused = handshake.feed(line * 3)
+    assert isinstance(refused, Response)
+    assert refused.status_code == 431

@@ -1,0 +1,56 @@
+"""When a connection is not read: each reason begins and ends by itself, and the socket is read while there is none.
+
+Whoever sends so much at once that handling it takes COSTLY_S of processor time is not read for COSTLY_PAUSES times as
+long, times the number of those who do that. So a flood has a tenth of the relay's time, however many take part in it,
+and what it sends waits in the kernel. Bound: COSTLY_PAUSE_S at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from pgcachewatch_daemon.io.websocket.shared import Shared
+
+# Why a connection is not read: bits.
+FULL, ASKED, COSTLY, TURN = 1, 2, 4, 8
+
+MEASURED_BYTES = 4_096  # a read below that can not be costly
+COSTLY_S = 0.01
+COSTLY_PAUSES = 9
+COSTLY_PAUSE_S = 5.0  # the silence that this makes must not be taken for the client's
+
+
+class PausedReading(asyncio.Protocol):
+    """The part of a Connection that says whether its socket is read."""
+
+    __slots__ = ("_pauses", "_shared", "_transport")
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._transport: asyncio.Transport | None = None
+        self._pauses = 0
+
+    def _pause(self, why: int) -> None:
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._pauses |= why
+
+    def _resume(self, why: int) -> None:
+        if not self._pauses & why:
+            return
+        self._pauses &= ~why
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _spread(self, cost_s: float) -> None:
+        """Handling this client's last bytes took so long: let others have their turn."""
+        if cost_s >= COSTLY_S and not self._pauses & COSTLY:
+            self._pause(COSTLY)
+            self._shared.costly += 1
+            pause_s = min(COSTLY_PAUSE_S, cost_s * COSTLY_PAUSES * self._shared.costly)
+            asyncio.get_running_loop().call_later(pause_s, self._rested)
+
+    def _rested(self) -> None:
+        if self._pauses & COSTLY:
+            self._shared.costly -= 1
+            self._resume(COSTLY)
