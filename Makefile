@@ -86,6 +86,10 @@ bench-hitratio:  ## How many database reads a cache saves: the original, by tabl
 lane-container: setup  ## Image, compose.yaml and testcontainers on a real engine; starts one of its own where none is
 	$(BIN)/python -m tests.lanes.container $(ARGS)
 
+.PHONY: audit
+audit: setup  ## Known vulnerabilities of what the relay is shipped with: skipped where the database can not be reached
+	$(BIN)/python -m tests.lanes.audit
+
 run:  ## The relay on PGCACHEWATCH_DSN, or the demo without it
 	$(PYTHON) daemon
 
