@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
@@ -28,6 +29,14 @@ SERVERS = pytest.StashKey[Servers]()
 def pytest_configure(config: pytest.Config) -> None:
     told = getattr(config, "workerinput", {}).get("postgres_server")
     config.stash[SERVERS] = Servers(main=Server(**told) if told else None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One more than there are cores: the tests of a whole run spend half of their time waiting for other processes."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it by itself
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
