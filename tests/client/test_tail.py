@@ -9,7 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
+
+from pgcachewatch.remote import Remote
+from pgcachewatch.status import fetch, status
+from tests.certificates import Authority
+from tests.integration.tokens import guarded, write_tokens
 from tests.postgres import Database
 from tests.raw_client import notify, options, payload, running
 from tests.relay_process import RelayProcess
@@ -130,4 +137,46 @@ async def test_a_relay_that_is_not_there_is_a_sentence_and_1() -> None:
     async with tailing("ws://127.0.0.1:1", "--timeout", "0.2") as tail:
         assert await tail.ended() == 1
         assert tail.said.startswith("pgcachewatch tail: no relay welcomed this client within 0.2 s")
+        assert "Traceback" not in tail.said
+
+
+async def test_over_tls_with_a_token_from_the_environment_or_a_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority, token = Authority(tmp_path), "token-of-an-operator"
+    certificate, key = authority.issue("relay")
+    write_tokens(tmp_path / "tokens", {token: {"modes": ["stream", "status"]}})
+    (tmp_path / "token").write_text(f"{token}\n")
+    files = {
+        "tls_certificate_file": str(certificate),
+        "tls_key_file": str(key),
+        "tokens_file": str(tmp_path / "tokens"),
+    }
+    relay = RelayProcess(database.dsn, port=0, **files)
+    relay.trust = authority.client()
+    trust, shown = ["--ca-file", str(authority.file)], ["--token-file", str(tmp_path / "token")]
+    with relay:
+        assert await asyncio.to_thread(status, [relay.url, *trust]) == 1
+        assert "asks for a token" in capsys.readouterr().err
+        assert await asyncio.to_thread(status, [relay.http, *shown]) == 1
+        assert "certificate" in capsys.readouterr().err
+        assert await asyncio.to_thread(status, [relay.http, *trust, *shown]) == 0
+        monkeypatch.setenv("PGCACHEWATCH_TOKEN", token)
+        async with tailing(relay.url, *trust) as tail:
+            remote = Remote("wss", f"127.0.0.1:{relay.port}", token, relay.trust)
+            await eventually(lambda: fetch(remote)["clients"]["stream"] == 1)
+            await notify(database, payload("users", "5"))
+            assert (await tail.line()).split()[2:4] == ["users", "5"]
+
+
+async def test_a_token_that_is_refused_is_a_sentence_and_1(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    async with (
+        running(guarded(database, tmp_path / "tokens", {"another": {}})) as relay,
+        tailing(relay.url, "--token-file", str(tmp_path / "token")) as tail,
+    ):
+        assert await tail.ended() == 1
+        assert tail.said.startswith("pgcachewatch tail: ")
+        assert "token" in tail.said
+        assert "s3cret" not in tail.said
         assert "Traceback" not in tail.said
