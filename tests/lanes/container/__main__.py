@@ -2,6 +2,7 @@
 
 Needs root and a few of Debian's packages, and names them when they are missing. An engine that answers already is used
 as it is; else one is started, and everything of it is gone at the end but the images (`--clean` takes them too).
+`--wait` runs no test, for who wants to run one by himself:  make lane-container ARGS=--wait
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,12 +35,18 @@ DOCKER_LANE_TESTS = [
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make lane-container")
     parser.add_argument("--clean", action="store_true", help="remove the images that an own engine keeps, and end")
-    if parser.parse_args().clean:
+    parser.add_argument("--wait", action="store_true", help="make engine and images ready, and wait to be ended")
+    options = parser.parse_args()
+    if options.clean:
         shutil.rmtree(CACHE, ignore_errors=True)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is ended
     try:
         with some_engine() as host:
-            return run(host)
+            prepare(host)
+            return wait(host) if options.wait else run(host)
+    except KeyboardInterrupt:
+        return 0
     except CanNot as reason:
         sys.stderr.write(f"the container lane can not run here: {reason}\n")
         return 1
@@ -59,6 +67,20 @@ def some_engine() -> Iterator[str]:
             yield own
 
 
+def prepare(host: str) -> None:
+    os.environ["DOCKER_HOST"] = host
+    with docker_engine.engine() as client:
+        client.api.timeout = LIMIT_S
+        for line in images.prepare(client, CACHE):
+            say(line)
+
+
+def wait(host: str) -> int:
+    say(f"ready: export DOCKER_HOST={host} TESTCONTAINERS_RYUK_DISABLED=true; Ctrl-C ends it")
+    while True:
+        signal.pause()
+
+
 def run(host: str) -> int:
     # testcontainers' reaper is an image too, which can not be pulled; this process ends what it starts.
     environment = {
@@ -67,11 +89,6 @@ def run(host: str) -> int:
         "TESTCONTAINERS_RYUK_DISABLED": "true",
         docker_engine.REQUIRED_VARIABLE: "1",
     }
-    os.environ["DOCKER_HOST"] = host
-    with docker_engine.engine() as client:
-        client.api.timeout = LIMIT_S
-        for line in images.prepare(client, CACHE):
-            say(line)
     failed = [
         name
         for name, arguments, lane in (
