@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Collection
 from typing import NoReturn
 
 from pgcachewatch_config.reference import render_help
 from pgcachewatch_config.settings import Settings
-from pgcachewatch_config.sources import CONFIG_VARIABLE, Loaded, load
+from pgcachewatch_config.sources import CONFIG_VARIABLE, Loaded, find_config_file, load
 from pgcachewatch_config.spelling import did_you_mean, flag, is_switch
 
 
@@ -18,8 +17,13 @@ class Parser(argparse.ArgumentParser):
     """A wrong command line is one sentence, without the usage: with so many options that hides what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
-        advice = did_you_mean(unknown[1], spell=flag) if unknown else ""
+        before, arguments, given = message.partition("unrecognized arguments: ")
+        if arguments:  # their values are left out: among them may be a password
+            flags = [part.partition("=")[0] for part in given.split() if part.startswith("-")]
+            message = f"{before}{arguments}{' '.join(flags) or 'a value without a flag'}"
+            advice = did_you_mean(flags[0].lstrip("-"), spell=flag) if flags else ""
+        else:
+            advice = ""
         self.exit(2, f"{self.prog}: {message}; {advice or 'see --help'}\n")
 
 
@@ -28,9 +32,7 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str] = tuple(
     group = parser.add_argument_group(
         "settings", "Each may also stand in the configuration file or the environment; the command line wins."
     )
-    group.add_argument(
-        "--config", metavar="FILE", default=os.environ.get(CONFIG_VARIABLE), help=f"TOML file. Also {CONFIG_VARIABLE}."
-    )
+    group.add_argument("--config", metavar="FILE", help=f"TOML file. Also {CONFIG_VARIABLE}.")
     for name in names:
         group.add_argument(
             flag(name),
@@ -46,4 +48,4 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str] = tuple(
 def read(given: argparse.Namespace) -> Loaded:
     """The settings as all sources say now. Raises ConfigurationError."""
     flags = {name: value for name, value in vars(given).items() if name in Settings.model_fields}
-    return load(flags, config_file=given.config)
+    return load(flags, config_file=given.config or find_config_file(os.environ))

@@ -18,7 +18,8 @@ UNITS = {"_s": "seconds", "_bytes": "bytes"}
 HEAD = """\
 # Every option of the relay, with its default. Generated: python -m pgcachewatch_config.reference
 #
-# Copy what you change into a file of your own and start the relay with --config FILE (or PGCACHEWATCH_CONFIG=FILE).
+# Copy what you change into a file of your own and start the relay with --config FILE (or PGCACHEWATCH_CONFIG=FILE);
+# as a service of systemd it finds pgcachewatch.toml in its ConfigurationDirectory by itself.
 # An environment variable wins over the file, a flag of the command line over both: port = 8420 is the same as
 # PGCACHEWATCH_PORT=8420 and as --port 8420. PGCACHEWATCH_DSN_FILE=/run/secrets/dsn reads the value of dsn from that
 # file, and so for each option. Unknown options and wrong values are refused at start; an unknown variable is warned

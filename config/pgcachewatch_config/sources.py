@@ -27,6 +27,8 @@ from pgcachewatch_config.settings import Settings
 from pgcachewatch_config.spelling import allowed, did_you_mean, flag, is_secret, variable
 
 CONFIG_VARIABLE = "PGCACHEWATCH_CONFIG"
+FOLDERS_VARIABLE = "CONFIGURATION_DIRECTORY"  # set by ConfigurationDirectory= of a systemd unit
+CONFIG_NAME = "pgcachewatch.toml"
 VALUE_LENGTH = 80  # of a refused value in an error's text
 
 
@@ -72,6 +74,14 @@ def load(flags: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
         raise ConfigurationError(_explain(error, given)) from None  # the cause would show the value
     check(settings, sources)
     return Loaded(settings, sources, tuple(warnings))
+
+
+def find_config_file(environment: Mapping[str, str]) -> str | None:
+    """The file that the environment names, or the one that lies where systemd keeps a service's configuration."""
+    if named := environment.get(CONFIG_VARIABLE):
+        return named
+    folders = [Path(folder) for folder in environment.get(FOLDERS_VARIABLE, "").split(os.pathsep) if folder]
+    return next((str(folder / CONFIG_NAME) for folder in folders if (folder / CONFIG_NAME).exists()), None)
 
 
 def _from_environment(warnings: list[str]) -> dict[str, Given]:
