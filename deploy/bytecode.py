@@ -13,7 +13,15 @@ import pgcachewatch_config
 import pgcachewatch_daemon
 
 # Loaded only when they are needed.
-LATE = ("jwt", "cryptography.hazmat.primitives.serialization", "encodings.idna", "ssl", "uvloop", "tomllib")
+LATE = (
+    "jwt",
+    "cryptography.hazmat.primitives.serialization",
+    "cryptography.x509",
+    "encodings.idna",
+    "ssl",
+    "uvloop",
+    "tomllib",
+)
 # Programs that run when they are imported, and what needs packages that the image does not have.
 LEFT_OUT = (".__main__", ".embedded", ".demo")
 

@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
-
 from pgcachewatch_daemon.io.jwt.keys import ALGORITHMS, Key
 
 TRIES = 4  # keys that fit one token; a set with more names them by `kid`
-BAD_CLAIMS: Mapping[type[Exception], str] = {
-    jwt.ImmatureSignatureError: "this token is not valid yet; check the clocks",
-    jwt.InvalidAudienceError: "this token is for another audience; check jwt_audience and its `aud`",
-    jwt.InvalidIssuerError: "this token is of another issuer; check jwt_issuer and its `iss`",
-    jwt.MissingRequiredClaimError: "this token lacks a claim that is needed: exp, and aud or iss where they are set",
+# By the names of the library's errors; it is imported when there is a token to verify.
+BAD_CLAIMS: Mapping[str, str] = {
+    "ImmatureSignatureError": "this token is not valid yet; check the clocks",
+    "InvalidAudienceError": "this token is for another audience; check jwt_audience and its `aud`",
+    "InvalidIssuerError": "this token is of another issuer; check jwt_issuer and its `iss`",
+    "MissingRequiredClaimError": "this token lacks a claim that is needed: exp, and aud or iss where they are set",
 }
 
 
@@ -64,6 +63,8 @@ def looks_like_jwt(token: str) -> bool:
 
 def verify(token: str, keys: Keys, rules: Rules) -> Claims | Unverified | UnknownKey:
     """The claims of a token whose signature and claims are right by the wall clock."""
+    import jwt
+
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, UnicodeError):
@@ -83,11 +84,13 @@ def verify(token: str, keys: Keys, rules: Rules) -> Claims | Unverified | Unknow
         except jwt.ExpiredSignatureError:
             return Unverified("this token has expired; get a new one", is_expired=True)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
-            return Unverified(BAD_CLAIMS.get(type(error), "this token is malformed"))
+            return Unverified(BAD_CLAIMS.get(type(error).__name__, "this token is malformed"))
     return problem
 
 
 def _decode(token: str, key: Key, rules: Rules) -> Claims:
+    import jwt
+
     claims: Claims = jwt.decode(
         token,
         key.key,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 
 import pytest
 from cryptography import x509
@@ -100,3 +102,11 @@ def test_a_secret_is_as_long_as_its_hash_or_refused() -> None:
 
 def test_a_key_does_not_show_itself() -> None:
     assert "xxxx" not in repr(secret_key("x" * 32))
+
+
+def test_relay_without_such_tokens_does_not_load_the_libraries() -> None:
+    program = "import sys, pgcachewatch_daemon.cli; sys.exit(' '.join({'jwt', 'cryptography'} & set(sys.modules)) or 0)"
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 0, f"loaded: {answer.stderr}"
