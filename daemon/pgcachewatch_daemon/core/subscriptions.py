@@ -70,13 +70,15 @@ def _add_event(items: list[Item], subscription: Subscription, event: Event) -> N
         or (subscription.ops is not None and operation not in subscription.ops)
     ):
         return
-    keys = told_keys(event, subscription.columns)
+    # Of which schema's rows is not said: theirs may be somebody else's to know, and any of ours may have changed.
+    is_elsewhere = subscription.schema is not None and event.schema_name is None
+    keys = None if is_elsewhere else told_keys(event, subscription.columns)
     if keys is not None and subscription.keys is not None:
         keys = tuple(key for key in keys if key in subscription.keys)
         if not keys:
             return
     if subscription.mode == "stream":
-        items.append((subscription.sid, operation, None, _detail(event)))
+        items.append((subscription.sid, operation, None, _detail(event, has_keys=not is_elsewhere)))
     elif subscription.has_stamps and event.xid is not None:
         stamp: dict[str, object] = {"x": event.xid}
         told = (None,) if keys is None or len(keys) > ITEMS_PER_EVENT else keys
@@ -153,12 +155,12 @@ def _add_gap(items: list[Item], subscription: Subscription, gap: Gap) -> None:
         items.append((subscription.sid, "*", None))
 
 
-def _detail(event: Event) -> dict[str, object]:
+def _detail(event: Event, *, has_keys: bool) -> dict[str, object]:
     """An event's own content for stream mode (W-EV-4); what is not known is left out."""
     detail: dict[str, object] = {"table": event.table, "sent_at": event.sent_at.isoformat()}
     if event.schema_name is not None:
         detail["schema"] = event.schema_name
-    if event.keys is not None:
+    if event.keys is not None and has_keys:
         detail["keys"] = list(event.keys)
     if event.xid is not None:
         detail["xid"] = event.xid
