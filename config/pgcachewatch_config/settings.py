@@ -408,6 +408,12 @@ class Settings(BaseSettings):
         "Operation",
         "text: key=value for people. json: one object per line for machines. auto: text on a terminal, else json.",
     )
+    tracing: bool = option(
+        False,
+        "Operation",
+        "An OpenTelemetry span for each event, from its notification to the last write, sent where OpenTelemetry's own "
+        "variables say (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER). Needs the extra `otel`.",
+    )
     drain_grace_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = option(
         5.0,
         "Operation",

@@ -26,6 +26,7 @@ import pydantic
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
 from pgcachewatch_config.command_line import Parser, add_options, read
+from pgcachewatch_daemon import tracing
 from pgcachewatch_daemon.authentication import AccessOptions, prove
 from pgcachewatch_daemon.core.admission import AdmissionLimits
 from pgcachewatch_daemon.core.consumers import ConsumerLimits
@@ -70,6 +71,8 @@ def _serve_with(loaded: Loaded, read_anew: Callable[[], Loaded]) -> int:
     settings = loaded.settings
     options = relay_options(settings)
     options.tls.check()
+    if options.is_tracing:
+        tracing.check()
     prove(options.access, options.host)
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
@@ -117,6 +120,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         workers=settings.workers,
         page=settings.page,
         log_format=settings.log_format,
+        is_tracing=settings.tracing,
         source=_source_options(settings),
         catalogue=CatalogueOptions(
             dsn=_completed(settings.dsn or settings.listen_dsn),

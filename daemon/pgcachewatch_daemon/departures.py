@@ -24,6 +24,7 @@ from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.io.metrics import Histogram
 from pgcachewatch_daemon.io.websocket import Connection, SocketStats
 from pgcachewatch_daemon.io.websocket.frames import deflated_frame, text_frame
+from pgcachewatch_daemon.tracing import Traces
 
 SLICE_WRITES = 2_000
 SLICE_BYTES = 8 * 1024 * 1024
@@ -64,9 +65,10 @@ class Departures:
     burst. So it shows the wait of the one that waited longest, and costs one look at a clock per burst.
     """
 
-    def __init__(self, hub: Hub, stats: SocketStats) -> None:
+    def __init__(self, hub: Hub, stats: SocketStats, traces: Traces | None = None) -> None:
         self._hub = hub
         self._stats = stats
+        self._traces = traces
         self.seconds = Histogram()
         self._sent_at: datetime.datetime | None = None  # of the first event that is on its way
         self._is_scheduled = False
@@ -99,8 +101,11 @@ class Departures:
 
     def published(self, change: Event | Gap) -> None:  # hot path
         """Called behind each change: write now what should not wait for the end of this iteration."""
-        if self._sent_at is None and isinstance(change, Event) and self._hub.has_work:
-            self._sent_at = change.sent_at
+        if self._sent_at is None and isinstance(change, Event):
+            if self._hub.has_work:
+                self._sent_at = change.sent_at
+            elif self._traces is not None:
+                self._traces.left()
         if self._hub.is_pressed:
             self.flush_all()
         elif self._hub.is_filling and not self._was_early:
@@ -138,6 +143,8 @@ class Departures:
     def _measure(self, sent_at: datetime.datetime) -> None:
         self._sent_at = None
         self.seconds.observe(max(0.0, (datetime.datetime.now(tz=datetime.UTC) - sent_at).total_seconds()))
+        if self._traces is not None:
+            self._traces.left()
 
     def _scheduled(self) -> None:
         self._is_scheduled = self._was_early = False

@@ -59,11 +59,13 @@ from pgcachewatch_daemon.readings import (
     Workforce,
     client_readings,
     consumer_readings,
+    package_version,
     source_readings,
 )
 from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
 from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
 from pgcachewatch_daemon.site import Site, status_answer
+from pgcachewatch_daemon.tracing import open_traces
 from pgcachewatch_daemon.unreadable import UnreadableLog
 
 LOST_ROW_TEXT = 300
@@ -90,6 +92,7 @@ class RelayOptions:
     workers: int = 1
     page: bool = True
     log_format: LogFormat = "auto"
+    is_tracing: bool = False
     source: SourceOptions = field(default_factory=SourceOptions)
     catalogue: CatalogueOptions = field(default_factory=CatalogueOptions)
     sockets: SocketLimits = field(default_factory=SocketLimits)
@@ -126,7 +129,9 @@ class Relay:
             on_dirty=lambda: self._departures.schedule(),
         )
         self._socket_stats = SocketStats()
-        self._departures = Departures(self._hub, self._socket_stats)
+        node = options.node or socket.gethostname()
+        self._traces = open_traces(options.is_tracing, node=node, version=package_version())
+        self._departures = Departures(self._hub, self._socket_stats, self._traces)
         self._source = self._make_source()
         self._barriers = Barriers(
             self._hub,
@@ -309,6 +314,8 @@ class Relay:
         await self._gate.close()
         await self._reception.close()
         await self._consuming.close()
+        if self._traces is not None:
+            await self._traces.close()
         logger.info("relay stopped")
 
     async def __aenter__(self) -> Self:
@@ -332,6 +339,8 @@ class Relay:
         if isinstance(change, Gap):
             self._unreadable.note(channel, change, now_s=now_s)
         self._hub.publish(self._inspection.believed(change), channel=channel, payload=payload, now_s=now_s)
+        if self._traces is not None:
+            self._traces.began(change, payload)
         self._departures.published(change)
         if isinstance(change, Event) and change.id is not None:
             self._consuming.wake()

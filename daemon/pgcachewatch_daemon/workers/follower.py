@@ -140,6 +140,8 @@ class FollowerRelay(Relay):
             logger.exception("change failed, it became a gap", channel=channel)
             told = Gap(Scope(channel), "unreadable", "handling the notification failed")
             self._hub.publish(told, channel=channel, payload="", now_s=at_s)
+        if self._traces is not None:
+            self._traces.began(told, payload)
         self._departures.published(told)
 
     def _read(self, channel: str, payload: str, received_at: datetime.datetime, is_wide: bool) -> Event | Gap:
