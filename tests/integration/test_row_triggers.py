@@ -77,6 +77,20 @@ async def test_a_statement_that_changes_nothing_sends_nothing(rows: RowTriggers,
     assert await rows.payloads(statement) == []
 
 
+async def test_a_writer_that_is_traced_says_so_and_nothing_else_that_is_set_gets_in(notifying: RowTriggers) -> None:
+    await notifying.install("t")
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    for text, expected in ((traceparent, traceparent), ('x","table":"other', None), (f"{traceparent}\n", None)):
+        quoted = text.replace("'", "''")
+        update = "UPDATE t SET v = v + 1 WHERE id = 1"
+        payloads = await notifying.payloads(f"BEGIN; SET LOCAL pgcachewatch.traceparent = '{quoted}'; {update}; COMMIT")
+        assert [json.loads(each).get("traceparent") for each in payloads] == [expected]
+        assert [json.loads(each)["table"] for each in payloads] == ["t"]
+    (after,) = await notifying.payloads("UPDATE t SET v = v + 1 WHERE id = 1")
+    assert "traceparent" not in after, "it ends with the transaction"
+
+
 async def test_merge_tells_the_keys_of_each_of_its_actions(rows: RowTriggers) -> None:
     if rows.writer.get_server_version().major < MERGE_SINCE:
         pytest.skip("MERGE is there since PostgreSQL 15")
