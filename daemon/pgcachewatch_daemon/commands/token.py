@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "tables": "table, schema.table, prefix_*, schema.*",
         "operations": "insert, update, delete, truncate",
         "modes": ", ".join(sorted(USES)),
-        "consumers": "names of durable consumers; needed with --tables",
+        "consumers": "names of durable consumers; needed with any other limit",
     }
     for name, text in what.items():
         parser.add_argument(f"--{name}", action="append", metavar="A,B", help=text)

@@ -56,7 +56,7 @@ class Grant:
     """What one credential allows. None of a kind: no limit. `operations` are letters of the wire.
 
     `expires_at`: seconds of the Unix epoch; None: it does not end by itself. `credential`: what to find the static
-    token by that gave this, None for others. Limits on `tables` leave no consumer, unless their names are given too.
+    token by that gave this, None for others. A limit of any kind leaves no consumer, unless their names are given too.
     """
 
     subject: str
@@ -140,10 +140,10 @@ class Grant:
 
     def _consumer(self, name: str) -> str:
         if self.consumers is None:
-            if self.tables is None:
+            if self.is_unlimited:
                 return ""
-            # A name that somebody else uses would move that one's place.
-            return "this token is limited to tables: the names of its consumers must be listed in it, as `consumers`"
+            # With a name that somebody else uses it would move that one's place, past what it does not want itself.
+            return "this token is limited: the names of its consumers must be listed in it, as `consumers`"
         if any(_matches(pattern, name) for pattern in self.consumers):
             return ""
         return f"this token does not allow consumer {name!r}, only {_listed(self.consumers)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ def test_a_grant_limited_to_tables_allows_those_consumers_only_that_it_names() -
     assert why(Grant("x", modes=frozenset({"stream"})).judge_consumer(consume("mailer", "orders")))
     assert why(Grant("x", channels=("d",)).judge_consumer(consume("mailer", "orders")))
     assert why(Grant("x", operations=frozenset("i")).judge_consumer(consume("mailer", "orders")))
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        Grant("x", tables=("orders",)),
+        Grant("x", channels=("of_x",)),
+        Grant("x", operations=frozenset("i")),
+    ],
+)
+def test_no_limited_grant_can_take_up_a_name_and_move_the_place_of_whoever_uses_it(limited: Grant) -> None:
+    """Taken up for what the grant does allow: a consumer's place moves past all that its taker does not want."""
+    wish = Consume(id=1, consumer="of_somebody_else", wants=[Want(channel="of_x", table="orders")], ops=["i"])
+
+    assert "`consumers`" in why(limited.judge_consumer(wish))
+    assert replace(limited, consumers=("of_*",)).judge_consumer(wish) == ALLOWED
 
 
 def test_the_state_of_the_relay_has_to_be_granted_by_name() -> None:
