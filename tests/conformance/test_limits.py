@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 import pgcachewatch
@@ -235,3 +236,43 @@ async def test_one_channel_more_than_a_relay_may_listen_to_is_refused_on_each_wa
             async with connect(relay.url + "/pgpubsub/second", proxy=None):
                 pass
             await neighbour.still_hears()
+
+
+# --- W-LIMIT-7: barriers in a second
+
+
+@pytest.mark.rule("W-LIMIT-7")
+async def test_a_client_whose_barriers_come_too_fast_waits_and_has_each_of_them(watched: Database) -> None:
+    with RelayProcess(watched.dsn, barrier_rate="5", heartbeat_s="0.05") as relay:
+        async with asyncio.timeout(WITHIN_S), pgcachewatch.connect(relay.url) as client, Client(relay) as raw:
+            for _ in range(8):
+                await client.barrier(timeout=WITHIN_S)
+            await raw.hello()
+            for identity in range(20):
+                await raw.say(t="barrier", id=identity)
+            refused = await raw.until("err", code="too_many_barriers")
+            assert refused["retry"] is True
+            assert 0 < refused["after_ms"] <= 200
+            await raw.say(t="ping", id=1)
+            await raw.until("pong", id=1)
+
+
+# --- limits of the relay alone
+
+
+async def test_who_comes_when_too_many_begin_is_told_when_to_return_and_a_client_does(watched: Database) -> None:
+    async def told(relay: RelayProcess) -> str:
+        """When to return; nothing for who is let in."""
+        try:
+            async with Client(relay):
+                return ""
+        except InvalidStatus as refused:
+            return f"{refused.response.status_code} {refused.response.headers['Retry-After']}"
+
+    with RelayProcess(watched.dsn, handshake_rate="0.5", heartbeat_s="0.05") as relay:
+        answers = await asyncio.gather(*(told(relay) for _ in range(8)))
+        assert set(answers) - {""}, "at most one in two seconds is let in"
+        assert set(answers) <= {"", "503 1", "503 2", "503 3", "503 4"}
+        assert await asyncio.to_thread(relay.is_ready)
+        async with pgcachewatch.connect(relay.url, open_timeout=WITHIN_S) as client:
+            await client.wait_live(WITHIN_S)
