@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.tidy.tree import ROOT, files, name
@@ -43,3 +44,13 @@ def test_what_exercises_them_is_there() -> None:
         assert (ROOT / folder).is_dir()
         assert folder.removeprefix("deploy/") in (ROOT / test).read_text(encoding="utf-8")
     assert [path for path in EXERCISED_OTHERWISE if not (ROOT / path).is_file()] == []
+
+
+def test_every_lane_has_its_last_result_in_the_runbook() -> None:
+    lanes = re.findall(r"^(lane-[a-z-]+|audit):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    last = (DEPLOY / "README.md").read_text(encoding="utf-8").partition("## What was tried, when")[2]
+
+    assert lanes
+    assert [
+        lane for lane in lanes if not re.search(rf"^\| `make {lane}`.* \| \d{{4}}-\d\d-\d\d \|", last, re.MULTILINE)
+    ] == []
