@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
@@ -146,6 +146,11 @@ class Authentication:
     def is_needed(self) -> bool:
         """Nobody is served without saying who it is."""
         return self.options.needs_token
+
+    @property
+    def key_fetches(self) -> Mapping[str, int]:
+        """By how they ended; none without a url."""
+        return {} if self._remote is None else self._remote.fetches
 
     def check(self, token: str | None, *, peer: str, certificate: str = "") -> Grant | Denied:
         """What whoever shows this may see. `peer` is its address, `certificate` the name in its own, if it has one."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pgcachewatch_daemon.authentication import Authentication
 from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
 from pgcachewatch_daemon.inspection import Inspection
@@ -94,6 +95,14 @@ def source_readings(
         "worker_restarts": workforce.restarts,
         "worker_silences": workforce.silences,
         "build_info": {(package_version(), platform.python_version()): 1.0},
+    }
+
+
+def access_readings(authentication: Authentication) -> dict[str, Reading]:
+    """Of who came in and who did not; never who it was."""
+    return {
+        "authentications": _labelled(authentication.results),
+        "key_fetches": _labelled(authentication.key_fetches),
     }
 
 

@@ -57,6 +57,7 @@ from pgcachewatch_daemon.readings import (
     Durations,
     LogReading,
     Workforce,
+    access_readings,
     client_readings,
     consumer_readings,
     package_version,
@@ -434,7 +435,8 @@ class Relay:
 
     def client_readings(self) -> dict[str, Reading]:
         """Those of them that tell of clients."""
-        return consumer_readings(self._consuming) | client_readings(
+        others = consumer_readings(self._consuming) | access_readings(self._gate.authentication)
+        return others | client_readings(
             self._hub.stats,
             self._server.stats,
             self._tokens.stats,

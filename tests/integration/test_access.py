@@ -130,8 +130,9 @@ async def test_a_channel_that_the_token_does_not_allow_is_not_listened_to(databa
             await client.say(t="sub", id=2, channel="secret2")
             await client.until("err")
             assert (await refusal(relay, "/pgpubsub/secret3", **bearer(SHOP))).status_code == 403
-        listened = await httpx_get(relay, "/metrics")
-        assert "pgcachewatch_source_channels 1.0" in listened.text
+        metrics = await httpx_get(relay, "/metrics")
+        assert "pgcachewatch_source_channels 1.0" in metrics.text
+        assert 'pgcachewatch_authentications_total{result="accepted"} 2.0' in metrics.text
 
 
 async def httpx_get(relay: Relay, path: str, **headers: str) -> httpx.Response:

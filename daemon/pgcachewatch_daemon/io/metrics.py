@@ -149,6 +149,8 @@ METRICS: tuple[Row, ...] = (
         ("code",),
     ),
     Row("refusals", "counter", "requests", "Requests refused before the upgrade by HTTP status", ("status",)),
+    Row("authentications", "counter", "tokens", "Judgements of who a client is, by how they ended", ("result",)),
+    Row("key_fetches", "counter", "fetches", "Fetches of the keys of tokens by how they ended", ("result",)),
     Row("evicted_handshakes", "counter", "connections", "Sockets dropped because too many were silent"),
     Row("tls_failures", "counter", "connections", "TLS connections that failed, in the handshake or later"),
     Row("tls_certificate_not_after_seconds", "gauge", "seconds", "When the certificate expires, since 1970; 0: no TLS"),
