@@ -17,6 +17,8 @@ def shown(name: str, value: object) -> str:
     """
     if isinstance(value, pydantic.SecretStr):
         return describe_dsn(value.get_secret_value()) if name.endswith("dsn") else MASK
+    if isinstance(value, str) and "://" in value:
+        return describe_dsn(value)  # an address may hold a password too
     if value is None:
         return "not set"
     if isinstance(value, bool):

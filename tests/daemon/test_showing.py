@@ -21,5 +21,9 @@ def test_a_dsn_says_who_and_where() -> None:
     assert shown("listen_dsn", value) == "postgresql://u:***@h:5/d"
 
 
+def test_an_address_is_shown_without_the_password_in_it() -> None:
+    assert shown("jwt_jwks_url", "https://u:hunter2@h/keys") == "https://u:***@h/keys"
+
+
 def test_nothing_is_left_of_another_secret() -> None:
     assert shown("jwt_secret", pydantic.SecretStr("hunter2")) == "***"

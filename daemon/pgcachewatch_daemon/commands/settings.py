@@ -18,7 +18,7 @@ import pydantic
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_config import Loaded, Settings
 from pgcachewatch_config.command_line import Parser, add_options, read
-from pgcachewatch_config.spelling import group_of, is_reloadable, is_secret
+from pgcachewatch_config.spelling import group_of, is_reloadable
 from pgcachewatch_daemon.io.postgres import complete, describe_dsn
 from pgcachewatch_daemon.io.postgres.libpq import Variable, variables
 from pgcachewatch_daemon.showing import shown
@@ -106,7 +106,7 @@ def render_json(effective: Effective) -> str:
     """The same as one object. Values have their own types, but for secrets, which are masked texts or null."""
     options = {
         name: {
-            "value": _value(effective, name) if is_secret(name) and value is not None else value,
+            "value": shown(name, value) if isinstance(value, str | pydantic.SecretStr) else value,
             "source": _source(effective, name),
             "is_default": name not in effective.loaded.sources,
             "is_reloadable": is_reloadable(name),

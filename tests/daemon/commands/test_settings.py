@@ -63,7 +63,8 @@ def test_no_secret_is_shown_wherever_it_stands(
     monkeypatch.setenv("PGPASSWORD", SECRET)
     monkeypatch.setenv("PGSERVICE", "main")
     (tmp_path / ".pg_service.conf").write_text(f"[main]\nhost=served\npassword={SECRET}\n")
-    assert settings([*form, "--dsn", f"postgresql://u:{SECRET}@pooled/d"]) == 0
+    addresses = ["--dsn", f"postgresql://u:{SECRET}@pooled/d", "--jwt-jwks-url", f"https://u:{SECRET}@h/keys"]
+    assert settings([*form, *addresses]) == 0
     said = capsys.readouterr()
     assert SECRET not in said.out + said.err
     for part in ("postgresql://u:***@pooled/d", "postgresql://v:***@direct/d?sslpassword=***", "PGPASSWORD"):
