@@ -117,7 +117,7 @@ def _given_before_the_query(dsn: str) -> set[str]:
 def read_service(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The parameters of a service, from the user's file or the system's. Raises ConfigurationError."""
     files = [
-        Path(environment.get(SERVICE_FILE) or USER_FILE.expanduser()),
+        Path(environment.get(SERVICE_FILE) or _at_home(USER_FILE)),
         Path(environment.get("PGSYSCONFDIR") or SYSTEM_FOLDER, SYSTEM_FILE),
     ]
     for file in files:
@@ -133,6 +133,13 @@ def read_service(name: str, environment: Mapping[str, str] = os.environ) -> dict
         f"there is no service {name!r} in {' nor in '.join(map(str, files))}; "
         f"check {SERVICE}, service= of the DSN, and {SERVICE_FILE}"
     )
+
+
+def _at_home(file: Path) -> Path:
+    try:
+        return file.expanduser()
+    except RuntimeError:  # an account without a name and a home, as a container may have
+        return file
 
 
 def _parse(name: str, file: Path) -> dict[str, str] | None:

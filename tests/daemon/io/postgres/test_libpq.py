@@ -65,6 +65,15 @@ def test_a_service_that_is_nowhere_names_the_files_that_were_read(environment: d
     assert environment["PGSERVICEFILE"] in str(caught.value)
 
 
+def test_an_account_without_a_home_has_no_service_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(ConfigurationError, match="no service 'main'"):
+        read_service("main", {"PGSYSCONFDIR": str(tmp_path)})
+
+
 def test_a_line_that_is_no_parameter_is_named_and_not_shown(environment: dict[str, str]) -> None:
     Path(environment["PGSERVICEFILE"]).write_text("[main]\nhost=db\nhunter2\n")
     with pytest.raises(ConfigurationError, match="line 3") as caught:
