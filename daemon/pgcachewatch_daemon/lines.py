@@ -15,7 +15,7 @@ import datetime
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -26,9 +26,13 @@ VALUE_LENGTH = 1_000
 MASK = "***"
 SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{MASK}@"),
-    (re.compile(r"(?i)\b(bearer|password=|passwd=|token=|secret=)(\s*)[^\s\"',;&]+"), rf"\1\2{MASK}"),
+    (
+        re.compile(r"(?i)\b(bearer|password=|passwd=|token=|secret=)(\s*)(?:\"[^\"]*\"?|'[^']*'?|[^\s\"',;&]+)"),
+        rf"\1\2{MASK}",
+    ),
     (re.compile(r"\beyJ[\w-]{4,}\.[\w-]+\.[\w-]*"), MASK),
 )
+SECRET_NAMES = {"token", "secret", "password", "passwd"}
 BARE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f\u0085\u2028\u2029]+")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 
@@ -44,7 +48,7 @@ class Line(Fields):
     """
 
     def __str__(self) -> str:
-        facts = [f"{name}={_shown(value)}" for name, value in self.items() if name != "event"]
+        facts = [f"{name}={_shown(_told(name, value))}" for name, value in self.items() if name != "event"]
         return " ".join([str(self["event"]), *facts])
 
 
@@ -79,8 +83,8 @@ class LineFormatter(logging.Formatter):
         self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
-        line = record.msg if isinstance(record.msg, Line) else Line(event=_printable(record.getMessage()))
-        return mask(self._render(record, line))
+        line = record.msg if isinstance(record.msg, Line) else Line(event=_printable(mask(record.getMessage())))
+        return self._render(record, line)
 
     def _text(self, record: logging.LogRecord, line: Line) -> str:
         who = f" worker={self._worker}" if self._worker else ""
@@ -92,16 +96,16 @@ class LineFormatter(logging.Formatter):
         content: Fields = {"timestamp": _timestamp(record), "level": record.levelname.lower(), "event": line["event"]}
         if self._worker:
             content["worker"] = self._worker
-        content |= {name: _limited(value) for name, value in line.items() if name not in content}
+        content |= {name: _told(name, value) for name, value in line.items() if name not in content}
         content["logger"] = record.name
         trace = self._trace(record)
         if trace:
             content["exception"] = trace
-        return json.dumps(content, default=lambda value: _limited(str(value)), ensure_ascii=False)
+        return json.dumps(content, ensure_ascii=False)
 
     def _trace(self, record: logging.LogRecord) -> str:
         traced = self.formatException(record.exc_info) if record.exc_info else ""
-        return "\n".join(part for part in (traced, record.stack_info or "") if part)
+        return mask("\n".join(part for part in (traced, record.stack_info or "") if part))
 
 
 def mask(text: str) -> str:
@@ -127,13 +131,24 @@ def _shown(value: object) -> str:
         case float():
             return f"{value:.6g}"
         case _:
-            text = _limited(str(value))
+            text = str(value)
             return text if BARE.fullmatch(text) else _printable(json.dumps(text, ensure_ascii=False))
 
 
-def _limited(value: Any) -> Any:  # Any: whatever a field may be
-    is_long = isinstance(value, str) and len(value) > VALUE_LENGTH
-    return f"{value[:VALUE_LENGTH]}..." if is_long else value
+def _told(name: str, value: Any) -> Any:  # Any: whatever a field may be
+    """The value as it may be seen. Masked before it is quoted: a mask could else take the end of the quotes."""
+    if name in SECRET_NAMES:
+        return MASK
+    match value:
+        case bool() | int() | float() | None:
+            return value
+        case Mapping():
+            return {str(key): _told(str(key), inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_told("", inner) for inner in value]
+        case _:
+            text = mask(str(value))
+            return f"{text[:VALUE_LENGTH]}..." if len(text) > VALUE_LENGTH else text
 
 
 def _printable(text: str) -> str:

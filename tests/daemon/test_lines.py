@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from types import TracebackType
 
@@ -72,6 +73,8 @@ def test_a_traceback_is_part_of_the_line(is_json: bool) -> None:
         "postgresql://relay:hunter2@db:5432/app",
         "Authorization: Bearer hunter2.x-y_z",
         "host=db password=hunter2 user=x",
+        "host=db password='of the hunter2' user=x",
+        'tokens: secret="hunter2"',
         "token eyJhbGciOiJub25lIn0.eyJzdWIiOiJodW50ZXIyIn0.hunter2 refused",
     ],
 )
@@ -82,6 +85,25 @@ def test_what_looks_like_a_secret_is_masked(text: str) -> None:
             assert "hunter2" not in line
             assert "***" in line
     assert mask("nothing secret@here://") == "nothing secret@here://"
+
+
+@pytest.mark.parametrize(
+    "name", ['token=x" level=ERROR forged=1', 'bearer \\" z', 'secret="', 'x://u:p"@ z=1', "token=\\"]
+)
+def test_a_mask_ends_no_quotes_so_that_nobody_forges_a_field(name: str) -> None:
+    made = record(Line(event="said", channel=name))
+
+    (field,) = re.findall(r' channel=("(?:[^"\\]|\\.)*"|[^ "]+)$', LineFormatter().format(made))
+    assert "***" in field
+    assert "***" in json.loads(LineFormatter(is_json=True).format(made))["channel"]
+
+
+def test_a_field_that_is_called_a_secret_is_masked_whatever_it_holds() -> None:
+    made = record(Line(event="said", token="abc def", inner={"password": "x", "list": ["token=y"]}))
+
+    assert "abc" not in LineFormatter().format(made)
+    told = json.loads(LineFormatter(is_json=True).format(made))
+    assert (told["token"], told["inner"]) == ("***", {"password": "***", "list": ["token=***"]})
 
 
 def test_a_value_has_a_limit() -> None:
