@@ -49,7 +49,7 @@ export function quantile(before, after, part) {
 export class Chart {
   // `lines` are class names, the most important first; `say` writes a value with its unit. With a `floor` each third of
   // the height is ten times the one below it, as is fit for values of which some are a thousand times others.
-  constructor(parent, { title, note, lines, least, say, floor = 0 }) {
+  constructor(parent, { title, lines, least, say, floor = 0 }) {
     this.say = say;
     this.least = least;
     this.floor = floor;
@@ -59,7 +59,7 @@ export class Chart {
     this.title = title;
     const heading = make("h2", "", title);
     this.now = make("p", "now", "–");
-    this.beside = make("p", "beside", note);
+    this.beside = make("p", "beside");
     head.append(heading, this.now, this.beside);
     this.svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     for (const y of [1, HEIGHT / 2, HEIGHT - 1]) this.svg.append(draw("line", { class: "grid", x1: 0, x2: WIDTH, y1: y, y2: y }));

@@ -9,6 +9,7 @@ const OPERATIONS = { i: "insert", u: "update", d: "delete", t: "truncate" };
 const PAUSE_LEAST_MS = 250;
 const PAUSE_MOST_MS = 5000;
 const SILENT_MS = 4000; // then a ping is sent, and after as long again the connection is taken for dead
+const LASTING_MS = 5000;
 const REFUSED = new Set([4200, 4201, 4301, 4303]);
 
 export class Link {
@@ -25,6 +26,7 @@ export class Link {
     this.failures = 0;
     this.heardAt = 0;
     this.leaving = null;
+    this.liveAt = null;
     this.isWanted = false;
   }
 
@@ -56,6 +58,7 @@ export class Link {
 
   connect() {
     this.leaving = null;
+    this.liveAt = null;
     this.told.state("connecting", "");
     const socket = new WebSocket(this.url, SUBPROTOCOL);
     this.socket = socket;
@@ -96,7 +99,7 @@ export class Link {
         if (!message.resumed) this.cursor = { e: message.e, s: message.s };
         break;
       case "subok":
-        this.failures = 0;
+        this.liveAt = performance.now();
         this.told.state("live", message.notice || "");
         break;
       case "ev":
@@ -169,6 +172,8 @@ export class Link {
       this.told.refused(close.reason || `The relay closed with ${close.code}.`, close.code === 4303);
       return;
     }
+    // One that is closed again at once, as for not reading fast enough, is not asked for again at once.
+    if (this.liveAt !== null && performance.now() - this.liveAt > LASTING_MS) this.failures = 0;
     const bye = this.leaving;
     if (bye !== null) this.again(bye.after_ms + Math.random() * bye.jitter_ms, close.reason);
     else this.again(Math.min(PAUSE_MOST_MS, PAUSE_LEAST_MS * 2 ** this.failures) * (0.5 + Math.random() / 2), close.reason);

@@ -1,7 +1,7 @@
 // The lists of the relay's state: tables, clients, findings and figures. Rows stay where they are and only what differs
 // is written, so that nothing jumps under a pointer.
 
-import { ago, count, duration, make, plural, rate, show, size, write } from "./words.js";
+import { count, duration, make, plural, rate, show, size, write } from "./words.js";
 
 // As many rows as items; `make` builds one, `fill` writes an item into it.
 function fillRows(body, items, build, fill) {
@@ -60,7 +60,7 @@ export class Lists {
       write(row.cells[0], one.place);
       write(row.cells[1], one.operation);
       mark(row.cells[1], one.operation === "gap" ? "slow" : "");
-      write(row.cells[2], ago(one.age_s));
+      write(row.cells[2], duration(one.age_s));
       write(row.cells[3], one.recent ? rate(one.recent / 10) : "");
       mark(row, one.age_s < 2 ? "fresh" : "");
     });

@@ -56,16 +56,16 @@ class Page {
     const place = find("charts");
     const seconds = (value) => latency(value * 1000);
     this.charts = {
-      events: new Chart(place, { title: "Events per second", note: "", lines: ["main"], least: 10, say: rate }),
+      events: new Chart(place, { title: "Events per second", lines: ["main"], least: 10, say: rate }),
       latency: new Chart(place, {
         title: "Commit to client",
-        note: "",
+       
         lines: ["main", "second"],
         least: 0.1,
         floor: 0.0001,
         say: seconds,
       }),
-      clients: new Chart(place, { title: "Clients", note: "", lines: ["main"], least: 10, say: count }),
+      clients: new Chart(place, { title: "Clients", lines: ["main"], least: 10, say: count }),
     };
   }
 

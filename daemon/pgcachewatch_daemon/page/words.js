@@ -33,10 +33,6 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
 
-export function ago(seconds) {
-  return seconds < 1 ? "now" : duration(seconds);
-}
-
 export function latency(milliseconds) {
   if (milliseconds < 10 && milliseconds % 1) return `${milliseconds.toFixed(1)} ms`;
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
