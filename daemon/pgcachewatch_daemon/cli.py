@@ -220,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _serve(options: RelayOptions, settings: Settings, read_anew: Callable[[], Loaded]) -> int:
     relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
-    reloading = Reloading(settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)))
+    reloading = Reloading(
+        settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)), results=relay.reloads
+    )
     supervisor = Supervisor(os.environ, pid=os.getpid())
 
     def stop() -> None:

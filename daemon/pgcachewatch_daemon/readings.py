@@ -12,6 +12,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 from pgcachewatch_daemon.authentication import Authentication
 from pgcachewatch_daemon.consuming import Consuming
@@ -24,13 +25,14 @@ from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketStats
 
 
-@dataclass(frozen=True, slots=True)
-class LogReading:
-    """Of the events kept for clients that come back."""
+class Log(Protocol):
+    """The events kept for clients that come back."""
 
-    events: int
-    size_bytes: int
-    age_s: float
+    @property
+    def events(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def oldest_age_s(self, now_s: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def source_readings(
     inspection: Inspection,
     catalogue: CatalogueStats,
     epoch_changes: Mapping[str, int],
-    log: LogReading,
+    reloads: Mapping[str, int],
+    log: Log,
+    now_s: float,
     workforce: Workforce,
 ) -> dict[str, Reading]:
     """What is counted once in a relay."""
@@ -90,7 +94,8 @@ def source_readings(
         "handler_failures": source.handler_failures,
         "history_events": log.events,
         "history_bytes": log.size_bytes,
-        "history_age_seconds": log.age_s,
+        "history_age_seconds": log.oldest_age_s(now_s),
+        "reloads": _labelled(reloads),
         "workers": workforce.alive,
         "worker_restarts": workforce.restarts,
         "worker_silences": workforce.silences,

@@ -18,6 +18,7 @@ import datetime
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,7 +56,6 @@ from pgcachewatch_daemon.posts import ConsumerOptions, Desk
 from pgcachewatch_daemon.process import LogFormat
 from pgcachewatch_daemon.readings import (
     Durations,
-    LogReading,
     Workforce,
     access_readings,
     client_readings,
@@ -150,6 +150,7 @@ class Relay:
         self._exposition = Exposition(self.readings)
         self._status = Kept(time.monotonic)
         self._began_s = time.monotonic()
+        self.reloads: Counter[str] = Counter()  # by how they ended; whoever calls `reload` counts
         self._loopback_seconds = Histogram()
         self._barrier_seconds = Histogram()
         self._lag = LoopLag()
@@ -420,7 +421,6 @@ class Relay:
 
     def readings(self) -> Mapping[str, Reading]:
         """The values of io/metrics.METRICS at this moment."""
-        history = self._hub.history
         return self.client_readings() | source_readings(
             self._source.stats,
             checks=self.checks(),
@@ -429,7 +429,9 @@ class Relay:
             inspection=self._inspection,
             catalogue=self._watcher.stats,
             epoch_changes=self._hub.stats.epoch_changes,
-            log=LogReading(history.events, history.size_bytes, history.oldest_age_s(time.monotonic())),
+            reloads=self.reloads,
+            log=self._hub.history,
+            now_s=time.monotonic(),
             workforce=Workforce(),
         )
 

@@ -7,6 +7,7 @@ restart are warned about each time until there is one. Secrets are masked in eac
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from pgcachewatch.errors import ConfigurationError
@@ -19,10 +20,21 @@ logger = line_logger(__name__)
 
 
 class Reloading:
-    """`read` reads all sources; `apply` takes settings over. Both may raise ConfigurationError."""
+    """`read` reads all sources; `apply` takes settings over. Both may raise ConfigurationError.
 
-    def __init__(self, running: Settings, *, read: Callable[[], Loaded], apply: Callable[[Settings], None]) -> None:
+    `results` counts how reloads end: applied, refused.
+    """
+
+    def __init__(
+        self,
+        running: Settings,
+        *,
+        read: Callable[[], Loaded],
+        apply: Callable[[Settings], None],
+        results: Counter[str] | None = None,
+    ) -> None:
         self.running = running
+        self._results = Counter() if results is None else results
         self._read = read
         self._apply = apply
 
@@ -38,9 +50,11 @@ class Reloading:
             self._apply(settings)
         except ConfigurationError as error:
             root.setLevel(level)
+            self._results["refused"] += 1
             logger.error("settings not reloaded, the relay goes on with those it has", problem=str(error))
             return
         self.running = settings
+        self._results["applied"] += 1
         new_level = root.level
         root.setLevel(min(level, new_level))  # the lines below are seen whichever way it changed
         warn(loaded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -70,9 +71,11 @@ def test_settings_that_can_not_work_change_nothing(caplog: pytest.LogCaptureFixt
         raise ConfigurationError("option 'port' can not be 'x'")
 
     applied: list[Settings] = []
-    reloading = Reloading(Settings(), read=refuse, apply=applied.append)
+    results: Counter[str] = Counter()
+    reloading = Reloading(Settings(), read=refuse, apply=applied.append, results=results)
     reloading.reload()
     assert (applied, reloading.running) == ([], Settings())
+    assert results == {"refused": 1}
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "option 'port' can not be 'x'" in record.getMessage()
@@ -98,7 +101,9 @@ def test_the_log_level_changes_and_the_line_that_says_so_is_seen(
 
 def test_what_is_odd_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
     loaded = Loaded(Settings(), {}, ("a variable is misspelled",))
-    Reloading(Settings(), read=lambda: loaded, apply=lambda settings: None).reload()
+    results: Counter[str] = Counter()
+    Reloading(Settings(), read=lambda: loaded, apply=lambda settings: None, results=results).reload()
+    assert results == {"applied": 1}
     assert 'settings are odd problem="a variable is misspelled"' in caplog.messages
 
 

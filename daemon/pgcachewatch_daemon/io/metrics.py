@@ -156,6 +156,7 @@ METRICS: tuple[Row, ...] = (
     Row("tls_certificate_not_after_seconds", "gauge", "seconds", "When the certificate expires, since 1970; 0: no TLS"),
     Row("resumes", "counter", "clients", "Clients that came back", ("result",)),
     Row("event_loop_lag_seconds", "histogram", "seconds", "How late a timer runs in the relay's processes"),
+    Row("reloads", "counter", "reloads", "Times SIGHUP had settings read anew, by how it ended", ("result",)),
     Row("workers", "gauge", "processes", "Processes that serve clients now"),
     Row("worker_restarts", "counter", "processes", "Workers that ended unasked and were replaced"),
     Row("worker_silences", "counter", "scrapes", "Times a worker did not answer in time; its gauges are left out"),

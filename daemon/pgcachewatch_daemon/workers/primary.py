@@ -43,7 +43,7 @@ from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import View
-from pgcachewatch_daemon.readings import LogReading, Workforce, source_readings
+from pgcachewatch_daemon.readings import Workforce, source_readings
 from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
 from pgcachewatch_daemon.sights import Sights
 from pgcachewatch_daemon.sql.assessment import Assessment
@@ -137,10 +137,7 @@ class PrimaryRelay:
             retyped=lambda tables: None,  # the workers are told with the look
         )
         self._watcher: CatalogueWatcher[Look] = CatalogueWatcher(
-            catalogue_options(options),
-            judge=self._judge,
-            tell=self._looked,
-            clock=time.monotonic,
+            catalogue_options(options), judge=self._judge, tell=self._looked, clock=time.monotonic
         )
         self._catalogue: Catalogue | None = None
         self._pickled_catalogue = b""
@@ -150,6 +147,7 @@ class PrimaryRelay:
         self._scrapes = Scrapes(lambda: self._staff.serving, self._readings)
         self._statuses = Statuses(self._scrapes, self._view)
         self._began_s = time.monotonic()
+        self.reloads: Counter[str] = Counter()  # by how they ended; whoever calls `reload` counts
         self._loopback_seconds = Histogram()
         self._epoch_changes: Counter[str] = Counter()
         self._lag = LoopLag()
@@ -486,7 +484,6 @@ class PrimaryRelay:
 
     def _readings(self) -> Mapping[str, Reading]:
         now_s = time.monotonic()
-        handover = self._handover
         return source_readings(
             self._source.stats,
             checks=self._checks(now_s),
@@ -495,6 +492,8 @@ class PrimaryRelay:
             inspection=self._inspection,
             catalogue=self._watcher.stats,
             epoch_changes=self._epoch_changes,
-            log=LogReading(handover.events, handover.size_bytes, handover.oldest_age_s(now_s)),
+            reloads=self.reloads,
+            log=self._handover,
+            now_s=now_s,
             workforce=Workforce(len(self._staff.serving), self._staff.restarts, self._scrapes.silences),
         ) | {"event_loop_lag_seconds": self._lag.seconds}
