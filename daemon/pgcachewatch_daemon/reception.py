@@ -228,6 +228,10 @@ class Reception:
         jitter_ms = 0.0 if code == CLOSE_CODE["expired"] else DISMISSED_JITTER_MS
         if visitor.subscriber is not None:
             self._hub.send_away(visitor.subscriber, code, reason=codec.shorten(reason), jitter_ms=jitter_ms)
+            self._departures.write_own(visitor.subscriber)
+            if visitor.connection.is_live:
+                # Its socket is full. Whoever reads slowly must not be told for longer what it may see no more.
+                visitor.connection.abort(code)
         else:
             self._turn_away(visitor, http.refuse(401, reason), code, codec.shorten(reason))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.relay import Relay
+from tests.bench.idle_memory import REQUEST
 from tests.daemon.io.jwt.signing import SECRET, token
 from tests.integration.tokens import bearer, guarded, write_tokens
 from tests.postgres import Database
 from tests.raw_client import CHANNEL, Client, Message, notify, options, payload, running
+from tests.waiting import eventually
 
 ALL, SHOP, STATUS = "token-of-all", "token-of-the-shop", "token-of-the-page"
 TOKENS: dict[str, Any] = {ALL: {}, SHOP: {"tables": ["shop_*"]}, STATUS: {"modes": ["status"]}}
@@ -163,6 +168,29 @@ async def test_the_end_of_a_token_is_told_and_closes(database: Database, tmp_pat
             await plain.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
+
+
+@pytest.mark.rule("W-TOKEN-5")
+async def test_a_client_that_does_not_read_can_not_put_off_the_end_of_its_token(
+    database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "t"
+    small = SocketLimits(send_buffer_bytes=4_096)
+    async with running(replace(guarded(database, path, {SHOP: {}}), sockets=small)) as relay:
+        with socket.create_connection(("127.0.0.1", relay.port)) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            hello = f'{{"t":"hello","v":1,"token":"{SHOP}","subs":[{{"t":"sub","id":1}}]}}'.encode()
+            raw.sendall(REQUEST + bytes((0x81, 0x80 | len(hello))) + bytes(4) + hello)
+            await eventually(lambda: has_slow_client(relay, database))
+            write_tokens(path, {})
+            await eventually(lambda: not relay.sights().clients)
+        assert 'pgcachewatch_disconnects_total{code="4201"} 1.0' in (await httpx_get(relay, "/metrics")).text
+
+
+async def has_slow_client(relay: Relay, database: Database) -> bool:
+    """After one event more."""
+    await notify(database, payload("orders", *(f"{number:0>60}" for number in range(90))))
+    return any(client.state in ("slow", "conflating") for client in relay.sights().clients)
 
 
 @pytest.mark.rule("W-TOKEN-5")
