@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
+from pgcachewatch_daemon.relay import Relay
 from pgcachewatch_daemon.site import Show, Site, status_answer
+from tests.raw_client import get, options
 
 READY = Check("source", True, 1.0)
 LOST = Check("source", False, 2.0, "closed")
@@ -70,3 +73,24 @@ def test_without_the_page_there_is_a_sentence_instead(page: Page) -> None:
 def test_what_upgrades_is_no_page(page: Page) -> None:
     with pytest.raises(ValueError, match="upgrade"):
         shown(page)
+
+
+async def test_a_browser_is_answered_as_its_cache_expects() -> None:
+    async with Relay(options("postgresql://nobody@127.0.0.1:1/none")) as relay:
+        page = await get(relay, "/")
+        assert page.status_code == 200
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        head = await get(relay, "/", "HEAD")
+        assert (head.headers["ETag"], head.content) == (page.headers["ETag"], b"")
+        assert head.headers["Content-Length"] == str(len(page.content))
+        async with httpx.AsyncClient(trust_env=False) as client:
+            known = {"If-None-Match": page.headers["ETag"]}
+            again = await client.get(f"http://127.0.0.1:{relay.port}/", headers=known)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers.get_list("Content-Length") == [str(len(page.content))]
+
+
+async def test_a_relay_without_the_page_has_no_state_either() -> None:
+    async with Relay(options("postgresql://nobody@127.0.0.1:1/none", page=False)) as relay:
+        assert [(await get(relay, path)).status_code for path in ("/", "/v1/status", "/page/page.js")] == [404] * 3
+        assert (await get(relay, "/livez")).status_code == 200
