@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.relay import Relay
 from tests.bench.idle_memory import REQUEST
-from tests.daemon.io.jwt.signing import SECRET, token
+from tests.daemon.io.jwt.signing import SECRET, public_pem, token
 from tests.integration.tokens import bearer, guarded, write_tokens
 from tests.postgres import Database
 from tests.raw_client import CHANNEL, Client, Message, notify, options, payload, running
@@ -284,3 +287,38 @@ async def test_pages_of_strangers_may_not_connect(database: Database, tmp_path: 
             with pytest.raises(InvalidStatus) as caught:
                 await connect(f"{relay.url}/pgpubsub/{CHANNEL}", origin=origin, proxy=None)  # type: ignore[arg-type]
             assert caught.value.response.status_code == status
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a second address of the loopback must be set up")
+async def test_a_flood_of_bad_tokens_from_one_address_keeps_nobody_else_out(database: Database, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.pem"
+    keys.write_text(public_pem("ES256"))
+    async with running(guarded(database, tmp_path / "t", {}, jwt_keys_file=str(keys))) as relay, Client(relay) as first:
+        await greet(first, {"t": "sub", "id": 1}, shown=token("ES256", sub="first", pgcachewatch={}))
+        await first.until("subok")
+        flood = asyncio.create_task(flood_with_bad_tokens(relay, 200))
+        for number in range(10):
+            async with Client(relay) as newcomer:
+                shown = token("ES256", sub=str(number), pgcachewatch={})
+                await greet(newcomer, {"t": "sub", "id": 1}, shown=shown)
+                await newcomer.until("subok")
+            assert (await httpx_get(relay, "/readyz")).status_code == 200
+        await notify(database, payload("orders", "1"))
+        assert (await first.until("ev"))["i"] == [[1, "u", "1"]]
+        statuses = await flood
+        assert statuses[401] >= 20
+        assert statuses[503] > statuses[401], "most of them cost no check"
+        assert statuses.total() == 200
+
+
+async def flood_with_bad_tokens(relay: Relay, count: int) -> Counter[int]:
+    """Handshakes from another address, each with another token; how they were answered."""
+    statuses: Counter[int] = Counter()
+    for number in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port, local_addr=("127.0.0.2", 0))
+        bad = token("ES256", 1, sub=str(number))
+        writer.write(REQUEST.replace(b"Host: x", b"Host: x\r\nAuthorization: Bearer " + bad.encode()))
+        statuses[int((await reader.read()).split(b" ")[1])] += 1
+        writer.close()
+        await writer.wait_closed()
+    return statuses
