@@ -10,6 +10,7 @@ Bound: each label takes its values from a short fixed list (modes, reasons, code
 from __future__ import annotations
 
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,13 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pgcachewatch_daemon.core.rate import Rate
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "pgcachewatch_"
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+RENDERS_PER_S = 10.0
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -182,16 +187,27 @@ class RelayCollector(Collector):
 
 
 class Exposition:
-    """The text of `/metrics`: the relay's table, the process and the interpreter. A registry of its own per relay."""
+    """The text of `/metrics`: the relay's table, the process and the interpreter. A registry of its own per relay.
 
-    def __init__(self, read: Callable[[], Mapping[str, Reading]]) -> None:
+    It takes some milliseconds to make, so whoever asks more often than RENDERS_PER_S is shown the last one again.
+    """
+
+    def __init__(
+        self, read: Callable[[], Mapping[str, Reading]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._rate = Rate(now_s=clock())
+        self._last = b""
         self._registry = CollectorRegistry()
         self._registry.register(RelayCollector(read))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        must_wait_s = self._rate.take(per_s=RENDERS_PER_S, now_s=self._clock())
+        if not must_wait_s or not self._last:
+            self._last = generate_latest(self._registry)
+        return self._last
 
 
 def _family(row: Row, reading: Reading) -> Metric:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pgcachewatch_daemon
-from pgcachewatch_daemon.io.metrics import METRICS, Exposition, Histogram, Reading, Row, render_table
+from pgcachewatch_daemon.io.metrics import METRICS, RENDERS_PER_S, Exposition, Histogram, Reading, Row, render_table
 from tests.promtool import needs_promtool, promtool
 
 BASE_UNITS = {"seconds", "bytes", "ratio"}
@@ -82,3 +82,20 @@ def test_a_histogram_counts_cumulatively_and_its_bounds_belong_to_the_lower_buck
 @needs_promtool
 def test_prometheus_finds_no_fault_with_it() -> None:
     assert promtool("check", "metrics", given=Exposition(readings).render()) == ""
+
+
+def test_a_flood_of_scrapes_is_shown_one_text_and_a_moment_later_the_next() -> None:
+    now_s, reads = 0.0, 0
+
+    def read() -> dict[str, Reading]:
+        nonlocal reads
+        reads += 1
+        return readings()
+
+    exposition = Exposition(read, clock=lambda: now_s)
+    texts = [exposition.render() for _ in range(100)]
+    assert reads == RENDERS_PER_S
+    assert texts[-1] == texts[50]
+    now_s = 1 / RENDERS_PER_S
+    exposition.render()
+    assert reads == RENDERS_PER_S + 1

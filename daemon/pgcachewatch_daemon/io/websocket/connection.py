@@ -23,6 +23,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import MethodType
 from typing import assert_never, cast
 
@@ -42,7 +43,7 @@ from pgcachewatch_daemon.io.websocket.frames import (
     text_frame,
 )
 from pgcachewatch_daemon.io.websocket.handshake import Handshake
-from pgcachewatch_daemon.io.websocket.pauses import ASKED, FULL, MEASURED_BYTES, PausedReading
+from pgcachewatch_daemon.io.websocket.pauses import ASKED, FULL, MEASURED_BYTES, TURN, PausedReading
 from pgcachewatch_daemon.io.websocket.shared import Shared
 from pgcachewatch_daemon.io.websocket.wire import HttpRequest
 from pgcachewatch_daemon.lines import line_logger
@@ -242,22 +243,14 @@ class Connection(PausedReading):
             if self._stage == CLOSING and self._is_out_of_patience(len(data)):
                 self.abort(self.close_code)
             elif self._reader is not None:
-                if len(data) < MEASURED_BYTES:
-                    self._take(self._reader, data)
-                else:
-                    began_s = self._shared.work_clock()
-                    self._take(self._reader, data)
-                    if self._stage == LIVE:
-                        self._spread(self._shared.work_clock() - began_s)
+                self._take_in_turn(self._reader, data)
             elif self._stage == HANDSHAKE:
                 self._greet(data)
             elif self._stage == DECIDING:
                 self._refuse_early_frames()
             # Else an answer was given; what still comes is of no interest.
         except Exception:
-            # The top of what a client can reach: its own connection ends, and we keep the traceback.
-            logger.exception("connection failed", conn=self.number, peer=self.peer)
-            self._fail()
+            self._failed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
@@ -344,7 +337,7 @@ class Connection(PausedReading):
             self._requested(request)
             if handshake.rest:
                 if self._reader is not None:
-                    self._take(self._reader, handshake.rest)
+                    self._take_in_turn(self._reader, handshake.rest)
                 elif self._stage == DECIDING:
                     self._refuse_early_frames()
 
@@ -359,6 +352,24 @@ class Connection(PausedReading):
 
     def _refuse_early_frames(self) -> None:
         self.answer(400, {}, b"wait for the answer to the handshake before you send frames\n")
+
+    def _take_in_turn(self, reader: FrameReader, data: bytes) -> None:  # hot path
+        """Act on frames at once, or when it is this connection's turn with so many of them."""
+        if len(data) < MEASURED_BYTES:
+            self._take(reader, data)
+        else:
+            self._pause(TURN)
+            self._shared.turns.take(partial(self._take_much, reader, data))
+
+    def _take_much(self, reader: FrameReader, data: bytes) -> None:
+        self._resume(TURN)
+        began_s = self._shared.work_clock()
+        try:
+            self._take(reader, data)
+        except Exception:
+            self._failed()
+        if self._stage == LIVE:
+            self._spread(self._shared.work_clock() - began_s)
 
     def _take(self, reader: FrameReader, data: bytes) -> None:  # hot path
         """Act on frames. After our close only the peer's own is of interest."""
@@ -422,7 +433,9 @@ class Connection(PausedReading):
         self._rested()
         self._resume(self._pauses)  # the peer's own close has to be seen
 
-    def _fail(self) -> None:
+    def _failed(self) -> None:
+        """The top of what a client can reach: its own connection ends, and we keep the traceback."""
+        logger.exception("connection failed", conn=self.number, peer=self.peer)
         if self._stage == LIVE:
             self.close(4100, "internal error; the relay's log has more")
         else:

@@ -1,5 +1,6 @@
 """When a connection is not read: each reason begins and ends by itself, and the socket is read while there is none.
 
+What comes in large pieces is handled in turns (`Shared.turns`), one after the other, with everything else in between.
 Whoever sends so much at once that handling it takes COSTLY_S of processor time is not read for COSTLY_PAUSES times as
 long, times the number of those who do that. So a flood has a tenth of the relay's time, however many take part in it,
 and what it sends waits in the kernel. Bound: COSTLY_PAUSE_S at a time.
@@ -14,8 +15,8 @@ from pgcachewatch_daemon.io.websocket.shared import Shared
 # Why a connection is not read: bits.
 FULL, ASKED, COSTLY, TURN = 1, 2, 4, 8
 
-MEASURED_BYTES = 4_096  # a read below that can not be costly
-COSTLY_S = 0.01
+MEASURED_BYTES = 4_096  # a read below that is not large
+COSTLY_S = 0.001
 COSTLY_PAUSES = 9
 COSTLY_PAUSE_S = 5.0  # the silence that this makes must not be taken for the client's
 

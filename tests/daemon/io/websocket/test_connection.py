@@ -239,6 +239,18 @@ async def test_a_close_is_answered_with_its_own_code_and_what_follows_it_is_not_
     assert len(site.application.ended) == 1
 
 
+async def test_much_at_once_is_handled_in_order_with_others_in_between(site: Site) -> None:
+    many = [Frame(Opcode.TEXT, str(number).encode()).serialize(mask=True) for number in range(20_000)]
+    async with v1(site.url) as other:
+        reader, writer = await handshake(site)
+        writer.write(b"".join(many) + Frame(Opcode.CLOSE, b"").serialize(mask=True))
+        await other.send("other")
+        assert await other.recv() == "other"
+        said = await reader.read()
+        assert said == b"".join(text_frame(str(number)) for number in range(20_000)) + close_frame(1005)
+        writer.close()
+
+
 async def test_who_goes_on_sending_after_its_refusal_is_cut() -> None:
     async with serving(close_s=3_600.0) as site:
         reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
