@@ -1,8 +1,8 @@
 """What a soak showed: figures, a verdict with its reasons, and the picture.
 
-Memory is judged on medians of minutes after the warm-up. It is flat when the 95 % interval of its slope reaches below
-GROWTH_MIB_PER_HOUR, and the last quarter's median is at most that above the first's. A taste is too short for that: it
-shows the figures and judges the rest.
+Memory is judged on medians of minutes after the warm-up, in which faults and bursts are dense. It is flat when the 95 %
+interval of its slope reaches below GROWTH_MIB_PER_HOUR, and the last quarter's median is at most that above the
+first's. A taste is too short for that: it shows the figures and judges the rest.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class SoakSettings(RunSettings):
 
     @property
     def warm_up_s(self) -> float:
-        """The verdict on memory begins then: histories, pools and the allocator's arenas are full."""
+        """The verdict on memory begins then: the history is full, and bursts and faults have been at their worst."""
         return 0.0 if self.is_taste else WARM_UP_S
 
 

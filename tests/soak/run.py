@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from tests.checker.faults import Fault, schedule
 from tests.checker.inflict import Inflictor
@@ -24,6 +25,8 @@ from tests.soak.stage import LINKED, Stage
 QUIET_WITHIN_S = 90.0
 LOOK_EVERY_S = 0.25
 SPREAD = (0.7, 1.3)  # of the time between two faults
+# An allocator keeps what its worst moment needed. The worst moments are to come before the measurement begins.
+WARM_UP_DENSITY = 6
 
 
 async def soak(settings: SoakSettings) -> Outcome:
@@ -45,7 +48,7 @@ async def soak(settings: SoakSettings) -> Outcome:
                 failures.append("not everybody came: see the reports")
             await stage.start_writers()
             inflictor = Inflictor(stage, settings.seed)
-            faults = inflictor.play(_faults(settings, len(stage.readers)))
+            faults = inflictor.play(faults_of(settings, len(stage.readers)))
             await asyncio.gather(faults, asyncio.sleep(settings.duration_s))
             await _stop_all(stage.writers, failures)
             await asyncio.to_thread(stage.relay.wait_ready)
@@ -68,11 +71,17 @@ async def soak(settings: SoakSettings) -> Outcome:
     return outcome
 
 
-def _faults(settings: SoakSettings, readers: int) -> list[Fault]:
-    low, high = (settings.fault_every_s * share for share in SPREAD)
-    return schedule(
-        settings.seed, duration_s=settings.duration_s, readers=readers, kinds=SOAK_KINDS, apart_s=(low, high)
-    )
+def faults_of(settings: SoakSettings, readers: int) -> list[Fault]:
+    """The plan: dense while warming up, then as asked."""
+    warm_up_s, every_s = settings.warm_up_s, settings.fault_every_s
+    dense = _faults(settings.seed + 1, warm_up_s, readers, every_s / WARM_UP_DENSITY)
+    calm = _faults(settings.seed, settings.duration_s - warm_up_s, readers, every_s)
+    return [*dense, *(replace(fault, at_s=fault.at_s + warm_up_s) for fault in calm)]
+
+
+def _faults(seed: int, duration_s: float, readers: int, every_s: float) -> list[Fault]:
+    low, high = (every_s * share for share in SPREAD)
+    return schedule(seed, duration_s=duration_s, readers=readers, kinds=SOAK_KINDS, apart_s=(low, high))
 
 
 async def _stop_all(children: list[Child], failures: list[str]) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pgcachewatch_daemon.embedded import find_binaries
-from tests.checker.faults import KINDS, schedule
+from tests.checker.faults import KINDS
 from tests.checker.inflict import Inflictor
 from tests.soak import plot
 from tests.soak.plan import SOAK_KINDS, SoakSettings
-from tests.soak.run import soak
+from tests.soak.run import faults_of, soak
 from tests.soak.samples import sums
 from tests.soak.stage import Stage
 
@@ -45,7 +45,7 @@ async def test_a_taste_of_a_soak_is_clean(tmp_path: Path) -> None:
     text = f"{outcome.log}\n{figures}"
     assert outcome.broken == [], text
     assert outcome.happened, text
-    assert figures["heard"] > 500, text
+    assert figures["heard"] > 100, text
     assert figures["calls"]["by row"] > 10, text
     assert figures["clients"]["most"] >= 20, text
     assert len(figures["strangers"]) >= 3, text
@@ -54,14 +54,18 @@ async def test_a_taste_of_a_soak_is_clean(tmp_path: Path) -> None:
     assert "faults" in plot.text(outcome.picture())
 
 
-def test_an_hour_holds_every_kind_of_fault_and_none_that_ends_the_relay() -> None:
-    plan = schedule(1, duration_s=3600.0, readers=3, kinds=SOAK_KINDS, apart_s=(17.5, 32.5))
-    kinds = {fault.kind for fault in plan}
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_an_hour_holds_every_kind_of_fault_twice_over_and_none_that_ends_the_relay(seed: int) -> None:
+    settings = SoakSettings(seed, 3600.0, Path())
+    plan = faults_of(settings, readers=3)
+    warm_up = [fault for fault in plan if fault.at_s < settings.warm_up_s]
+    measured = [fault for fault in plan if fault.at_s >= settings.warm_up_s]
 
-    assert kinds == {kind.name for kind in SOAK_KINDS}
-    assert not kinds & {"relay_killed", "relay_restarted"}
-    assert len(plan) > 120
-    assert max(later.at_s - earlier.at_s for earlier, later in pairwise(plan)) <= 32.5
+    for part in (warm_up, measured):
+        assert {fault.kind for fault in part} == {kind.name for kind in SOAK_KINDS}
+        assert len(part) > 90
+    assert not {fault.kind for fault in plan} & {"relay_killed", "relay_restarted"}
+    assert max(later.at_s - earlier.at_s for earlier, later in pairwise(plan)) <= 40.0
 
 
 def test_every_kind_can_be_inflicted() -> None:
