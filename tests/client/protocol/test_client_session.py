@@ -13,6 +13,7 @@ from pgcachewatch.models import EVERYTHING, Position, Scope
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.client_session import (
     Advance,
+    Authenticated,
     BarrierPassed,
     Change,
     ClientSession,
@@ -463,3 +464,11 @@ def test_frames_mean_the_same_however_many_come_at_once_and_however_they_are_rea
     assert merged(singly) == merged(together) == merged(modelled)
     assert one_by_one.cursor == at_once.cursor == by_models.cursor
     assert one_by_one.state is at_once.state is by_models.state
+
+
+@pytest.mark.rule("W-TOKEN-6")
+def test_the_time_that_a_token_has_left_is_told_in_seconds() -> None:
+    session = live_session()
+    assert session.receive('{"t":"authok","token_ms":2500.0}') == [Authenticated(2.5)]
+    assert session.receive('{"t":"authok"}') == [Authenticated(None)]
+    assert session.is_open

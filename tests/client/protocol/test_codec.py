@@ -34,6 +34,8 @@ FROM_RELAY: list[messages.Message] = [
     messages.Reset(e=EPOCH, s=0, scope=messages.ResetScope(channel="c", table="t", schema_name="s")),
     messages.Barrierok(id=3, s=3),
     messages.Pong(id=4, now=9.0),
+    messages.Authok(),
+    messages.Authok(token_ms=5.0),
     messages.Err(id=1, code="x", message="y", retry=True, after_ms=10),
     messages.Bye(code=4000, after_ms=1, jitter_ms=2),
 ]
@@ -234,3 +236,12 @@ def test_any_object_of_a_known_type_is_read_or_refused(kind: str, fields: dict[s
             decode(json.dumps({"t": kind, **fields}))
         except PGCacheWatchError:
             pass
+
+
+@pytest.mark.parametrize(
+    "frame", ['{"t":"hello","token":"s3cret"', '"token s3cret"', '[{"token":"s3cret"}]', "{'token': 's3cret'"]
+)
+def test_a_frame_that_may_hold_a_token_is_not_quoted(frame: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        codec.decode_client(frame)
+    assert "s3cret" not in str(caught.value)

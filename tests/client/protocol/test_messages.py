@@ -10,6 +10,7 @@ import pytest
 
 import pgcachewatch.protocol
 from pgcachewatch.protocol import messages
+from pgcachewatch.protocol.relay_session import TokenOffered
 
 SPECIFICATION = Path(pgcachewatch.protocol.__path__[0]) / "PROTOCOL.md"
 ROW = re.compile(r"^\| `(?P<type>[a-z]+)` \| (?P<fields>[^|]*) \|", re.MULTILINE)
@@ -52,3 +53,8 @@ def test_the_specification_lists_each_limit_with_its_value() -> None:
         messages.KEY_BYTES,
         messages.HELLO_TIMEOUT_S,
     ]
+
+
+def test_a_token_is_no_part_of_what_a_message_looks_like() -> None:
+    said = [messages.Hello(token="s3cret"), messages.Auth(token="s3cret"), TokenOffered("s3cret")]
+    assert "s3cret" not in repr(said)
