@@ -3,6 +3,7 @@
 What has the same words, whatever its facts, may fill a few lines per window. The rest is counted, and told in one
 line when the window is over: `suppressed=<n>` beside the words. A change of state is told as it happens, unless it
 happens that often. Told with the next line of any kind, since a log that nobody writes to needs no clock of its own.
+Lines below INFO are never cut: whoever turns them on wants all of them. Any thread may log.
 
 Bound: one small record for each kind of line, KINDS of them; above, what is new is not limited.
 """
@@ -10,6 +11,7 @@ Bound: one small record for each kind of line, KINDS of them; above, what is new
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,11 +42,19 @@ class Repeats(logging.Filter):
         self._lines = lines
         self._clock = clock
         self._windows: dict[tuple[str, int, str], _Window] = {}
+        self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for a line that is only counted. Tells of those of windows that are over."""
         now_s = self._clock()
-        self._close_windows(now_s)
+        with self._lock:
+            over = self._take_those_over(now_s)
+            may_pass = record.levelno < logging.INFO or self._may_pass(record, now_s)
+        if over:
+            self._tell(over)
+        return may_pass
+
+    def _may_pass(self, record: logging.LogRecord, now_s: float) -> bool:
         kind = _kind(record)
         window = self._windows.get(kind)
         if window is None:
@@ -58,11 +68,19 @@ class Repeats(logging.Filter):
         window.last = record
         return False
 
-    def _close_windows(self, now_s: float) -> None:
-        over = [kind for kind, window in self._windows.items() if now_s - window.began_s >= WINDOW_S]
-        for window in [self._windows.pop(kind) for kind in over]:
-            if window.suppressed:
+    def _take_those_over(self, now_s: float) -> list[_Window]:
+        kinds = [kind for kind, window in self._windows.items() if now_s - window.began_s >= WINDOW_S]
+        windows = [self._windows.pop(kind) for kind in kinds]
+        return [window for window in windows if window.suppressed]
+
+    def _tell(self, windows: list[_Window]) -> None:
+        # Not `handle`, which would ask this filter again.
+        self._handler.acquire()
+        try:
+            for window in windows:
                 self._handler.emit(_summary(window))
+        finally:
+            self._handler.release()
 
 
 def _kind(record: logging.LogRecord) -> tuple[str, int, str]:

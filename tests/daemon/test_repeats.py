@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,27 @@ def test_lines_of_other_libraries_are_limited_by_their_words(kept: Kept, clock: 
     clock.now_s += WINDOW_S
     logging.getLogger("repeating").info("x")
     assert kept.lines == ["WARNING took 0 s", "WARNING took 1 s", "WARNING took 3 s suppressed=2 window_s=10", "INFO x"]
+
+
+def test_whoever_asks_for_details_gets_all_of_them(kept: Kept) -> None:
+    logging.getLogger("repeating").setLevel(logging.DEBUG)
+    for number in range(5):
+        line_logger("repeating").debug("client came", conn=number)
+    assert len(kept.lines) == 5
+
+
+def test_threads_may_log_at_the_same_time(kept: Kept, clock: Clock) -> None:
+    def log(number: int) -> None:
+        for count in range(200):
+            clock.now_s += 1.0
+            logging.getLogger("repeating").warning(f"kind {number} {count}")
+
+    threads = [threading.Thread(target=log, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept.lines) == 800
 
 
 def test_more_kinds_than_there_is_room_for_are_not_limited(kept: Kept) -> None:
