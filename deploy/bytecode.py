@@ -22,7 +22,7 @@ LATE = (
     "uvloop",
     "tomllib",
 )
-# Programs that run when they are imported, and what needs packages that the image does not have.
+# Programs that run when they are imported, and what a production install does not use.
 LEFT_OUT = (".__main__", ".embedded", ".demo")
 
 
@@ -30,9 +30,18 @@ def main() -> None:
     for package in (pgcachewatch_daemon, pgcachewatch_config, pgcachewatch.protocol):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not any(part in f"{module.name}." for part in (f"{name}." for name in LEFT_OUT)):
-                importlib.import_module(module.name)
+                load(module.name)
     for name in (*LATE, "pgcachewatch.__main__"):
         importlib.import_module(name)
+
+
+def load(name: str) -> None:
+    """Import it, unless it is for an extra whose packages are not here, as traces are."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("pgcachewatch"):
+            raise
 
 
 if __name__ == "__main__":

@@ -50,3 +50,18 @@ def test_bytecode_of_every_module_is_made() -> None:
     sources = {path for name in ("daemon", "config") for path in (ROOT / name).glob("pgcachewatch_*/**/*.py")}
     left_out = {path.stem for path in sources if "embedded" in path.parts} | {"demo", "__main__"}
     assert {path.stem for path in sources} - left_out <= made
+
+
+def test_packages_of_an_extra_that_is_not_installed_are_done_without(tmp_path: Path) -> None:
+    """The image has no traces: their module can not be imported there, and the build goes on."""
+    program = (
+        "import sys, runpy; sys.modules['opentelemetry'] = None; "
+        f"runpy.run_path({str(ROOT / 'deploy/bytecode.py')!r}, run_name='__main__')"
+    )
+    environment = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PATH": "/usr/bin:/bin"}
+
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert answer.returncode == 0, answer.stderr
