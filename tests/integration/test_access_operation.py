@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.certificates import Authority
 from tests.integration.tokens import write_tokens
 from tests.postgres import Database
 from tests.raw_client import Client
@@ -84,3 +86,21 @@ async def test_each_worker_asks_for_tokens_and_hears_of_their_end(database: Data
             with pytest.raises(ConnectionClosed):
                 await client.until("never")
         assert 'authentications_total{result="accepted"} 8.0' in relay.get("/metrics")[1]
+
+
+async def test_where_certificates_are_required_they_say_who_a_client_is(database: Database, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("relay")
+    relay = RelayProcess(
+        database.dsn,
+        host="0.0.0.0",
+        tls_certificate_file=str(certificate),
+        tls_key_file=str(key),
+        tls_client_ca_file=str(authority.file),
+    )
+    relay.trust = authority.client(certificate=authority.issue("billing"))
+    async with relay, Client(relay, ssl=relay.trust) as client:
+        await client.say(t="hello", v=1, subs=[{"t": "sub", "id": 1}])
+        await client.until("subok")
+        state = json.loads(relay.get("/v1/status")[1])
+        assert [listed["subject"] for listed in state["clients"]["listed"]] == ["billing"]

@@ -12,21 +12,27 @@ from websockets.asyncio.client import connect
 
 import pgcachewatch
 from pgcachewatch import listeners
+from pgcachewatch.errors import Refused
+from pgcachewatch_daemon.authentication import AccessOptions
+from pgcachewatch_daemon.io.jwt import Rules
+from tests.daemon.io.jwt import signing
 from tests.integration.tokens import bearer, guarded
 from tests.postgres import Database
-from tests.raw_client import CHANNEL, get, notify, payload, running
+from tests.raw_client import CHANNEL, get, notify, options, payload, running
 from tests.waiting import eventually
 
-LASTS_S = 2.0
+LASTS_S = 4
+LONG_S = 3_600
+
+
+def token(lasts_s: int) -> str:
+    return signing.token(exp=int(time.time()) + lasts_s, pgcachewatch={})
 
 
 @pytest.mark.rule("W-TOKEN-7")
-async def test_a_token_is_renewed_on_the_open_connection_or_by_a_resume_and_the_cache_stays(
-    database: Database, tmp_path: Path
-) -> None:
-    began_s = time.time()
-    tokens = {"first": {"expires": began_s + LASTS_S}, "second": {}}
-    async with running(guarded(database, tmp_path / "t", tokens)) as relay:
+async def test_a_token_is_renewed_on_the_open_connection_or_by_a_resume_and_the_cache_stays(database: Database) -> None:
+    access = AccessOptions(jwt_secret=signing.SECRET, rules=Rules(leeway_s=0.0))
+    async with running(options(database.dsn, access=access)) as relay:
         await asyncio.gather(_renewing(relay.url, database), _resuming(relay.url), _fixed(relay.url))
 
 
@@ -36,7 +42,7 @@ async def _renewing(url: str, database: Database) -> None:
 
     async def source() -> str:
         asked.append(time.time())
-        return "first" if len(asked) == 1 else "second"
+        return token(LASTS_S if len(asked) == 1 else LONG_S)
 
     async with pgcachewatch.connect(url, token=source) as client:
         runs = await _cached(client, lambda: len(asked) == 2 and time.time() > asked[0] + LASTS_S + 1)
@@ -49,16 +55,16 @@ async def _renewing(url: str, database: Database) -> None:
 
 
 async def _resuming(url: str) -> None:
-    """Its source fails until the relay has closed."""
-    asked = []
+    """Its source has none for an open connection."""
+    clients: list[pgcachewatch.Client] = []
 
     def source() -> str:
-        asked.append(time.time())
-        if len(asked) > 1 and time.time() < asked[0] + LASTS_S - 0.1:
+        if clients and clients[0].status.is_connected:
             raise OSError("the issuer is away")
-        return "first" if len(asked) == 1 else "second"
+        return token(LONG_S if clients else LASTS_S)
 
     async with pgcachewatch.connect(url, token=source) as client:
+        clients.append(client)
         runs = await _cached(client, lambda: client.status.reconnects == 1 and client.status.is_connected)
         await client.wait_live()
         assert (client.status.resumes, client.status.gaps, runs) == (1, 0, ["users"])
@@ -66,9 +72,14 @@ async def _resuming(url: str) -> None:
 
 async def _fixed(url: str) -> None:
     """It has no other token: the relay's word is final, and its functions run for every call."""
-    async with pgcachewatch.connect(url, token="first") as client:
-        await eventually(lambda: isinstance(client.status.last_error, pgcachewatch.errors.Refused))
-        assert "4200" in str(client.status.last_error)
+    with pytest.raises(Refused, match="4200"):
+        await _until_it_ends(url, token(LASTS_S))
+
+
+async def _until_it_ends(url: str, fixed: str) -> None:
+    async with pgcachewatch.connect(url, token=fixed) as client:
+        await eventually(lambda: isinstance(client.status.last_error, Refused))
+        await client.barrier()
 
 
 async def _cached(client: pgcachewatch.Client, holds: object) -> list[str]:
