@@ -6,6 +6,7 @@ Small here; with PGCW_ATTACKS=1 by thousands of sockets from processes of their 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import statistics
@@ -76,7 +77,8 @@ async def in_processes(attack: Attack, relay: RelayProcess) -> AsyncIterator[Non
         yield
     finally:
         for each in processes:
-            each.kill()
+            with contextlib.suppress(ProcessLookupError):  # its time was over
+                each.kill()
         for each in processes:
             await each.wait()
 

@@ -85,7 +85,7 @@ async def test_two_hundred_clients_of_two_workers_hear_each_event_in_order(
 
     async def listen(relay: RelayProcess, joined: asyncio.Semaphore) -> list[str]:
         heard: list[str] = []
-        async with Client(relay, ssl=relay.trust, compression=None) as client:
+        async with Client(relay, ssl=relay.trust, compression=None, open_timeout=LIMIT_S) as client:
             await client.hello({"t": "sub", "id": 1, "table": "users", "mode": "stream"})
             await client.until("subok")
             joined.release()
@@ -93,7 +93,7 @@ async def test_two_hundred_clients_of_two_workers_hear_each_event_in_order(
                 heard += [item[3]["keys"][0] for item in (await client.until("ev"))["i"]]
         return heard
 
-    with secured(database, authority, workers="2") as relay:
+    with secured(database, authority, workers="2", handshake_timeout_s="60", hello_timeout_s="60") as relay:
         joined = asyncio.Semaphore(0)
         listening = [asyncio.create_task(listen(relay, joined)) for _ in range(CLIENTS)]
         for _ in range(CLIENTS):

@@ -74,19 +74,23 @@ class Turns:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._waiting: deque[Callable[[], None]] = deque()
+        self._is_running = False
 
     def take(self, work: Callable[[], None]) -> None:
-        """Call it soon. It must not raise."""
+        """Call it soon. What it raises is the loop's to tell, and the others go on."""
         self._waiting.append(work)
-        if len(self._waiting) == 1:
+        if not self._is_running:
+            self._is_running = True
             asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
         until_s = self._clock() + TURN_S
-        while self._waiting:
-            self._waiting[0]()
-            self._waiting.popleft()  # behind it: until then nobody else makes the loop call
-            if self._clock() >= until_s:
-                break
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._run)
+        try:
+            while self._waiting:
+                self._waiting.popleft()()
+                if self._clock() >= until_s:
+                    break
+        finally:
+            self._is_running = bool(self._waiting)
+            if self._is_running:
+                asyncio.get_running_loop().call_soon(self._run)

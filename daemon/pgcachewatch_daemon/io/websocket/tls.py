@@ -135,16 +135,17 @@ class SecuredConnection(Connection):
         if self._stage in (CLOSING, GONE):
             return
         self._open(tls, data)
-        if tls.is_established:
-            self._client_name = tls.client_name
 
     def _open(self, tls: TlsLayer, data: bytes) -> None:
+        was_established = tls.is_established
         try:
             plain = tls.open(data)
         except ssl.SSLError as error:
             self._tls_failed(tls, error.reason or type(error).__name__)
             return
         self._put_raw(tls.pending())
+        if tls.is_established and not was_established:
+            self._client_name = tls.client_name  # before the request, which may have come with the handshake's end
         if plain:
             super().data_received(plain)
         if tls.is_ended:

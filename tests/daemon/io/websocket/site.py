@@ -38,11 +38,13 @@ class Echo:
     connections: list[Connection] = field(default_factory=list)
     ended: list[Connection] = field(default_factory=list)
     backlog: deque[bytes] = field(default_factory=deque)  # the simplest outbox, of all connections
+    certificates: list[str] = field(default_factory=list)  # of whoever sent a request
     drains: int = 0
     fills: int = 0
     hello_s: float = 0.0
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
+        self.certificates.append(connection.peer_certificate_name)
         match request.path:
             case "/answer":
                 connection.answer(200, {"Content-Type": "text/plain"}, b"hello\n")

@@ -48,3 +48,20 @@ async def test_work_that_brings_more_work_has_it_done_too() -> None:
     for _ in range(2):
         await asyncio.sleep(0)
     assert done == ["more"]
+
+
+async def test_work_that_fails_does_not_keep_others_from_their_turn() -> None:
+    told: list[BaseException] = []
+    done: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+    turns = Turns(Clock())
+
+    def fail() -> None:
+        raise RuntimeError("planted")
+
+    turns.take(fail)
+    turns.take(lambda: done.append("next"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert done == ["next"]
+    assert [str(error) for error in told] == ["planted"]

@@ -210,7 +210,26 @@ async def test_a_client_certificate_names_its_connection(secure: Secure, common_
     async with serving(tls=secure.with_client_ca()) as site, v1(site.url, ssl=context) as client:
         await client.send("x")
         assert await client.recv() == "x"
-        assert site.application.connections[-1].peer_certificate_name == known_as
+        assert site.application.certificates == [known_as]
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake_is_from_a_named_client(secure: Secure) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = secure.authority.client(certificate=secure.authority.issue("app"))
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with serving(tls=secure.with_client_ca()) as site, plain_socket(site) as (reader, writer):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        writer.write(outgoing.read())
+        while True:
+            incoming.write(await reader.read(65_536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+        client.write(ANSWER)
+        writer.write(outgoing.read())
+        assert await reader.read()
+        assert site.application.certificates == ["app"]
 
 
 async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(secure: Secure) -> None:
