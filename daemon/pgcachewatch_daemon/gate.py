@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from pgcachewatch_daemon.authentication import AccessOptions, Authentication
 from pgcachewatch_daemon.core.access import Grant
 from pgcachewatch_daemon.core.credentials import Denied, Reason
-from pgcachewatch_daemon.core.origins import may_connect
+from pgcachewatch_daemon.core.origins import may_connect, may_read
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer, Page
 from pgcachewatch_daemon.io.websocket import Connection, HttpRequest
@@ -46,6 +46,10 @@ CLOSE_CODE: Mapping[Reason, int] = {
     "busy": 4105,
 }
 NARROWED = 4000
+NAMED_TEXT = (
+    "without tokens the relay tells its state only under its address or a name without a dot, since any other name "
+    "may be a stranger's that was made to lead here: list http://NAME:PORT in allowed_origins, or use tokens"
+)
 NARROWED_TEXT = "the token allows less than before; subscribe anew"
 
 logger = line_logger(__name__)
@@ -109,6 +113,9 @@ class Gate:
         """Why a page is not shown, or None. All but the relay's state hold no key of any row, and are open."""
         if page is not Page.STATUS:
             return None
+        host, authentication = request.headers.get("host", ""), self.authentication
+        if not authentication.is_needed and not may_read(host, authentication.options.allowed_origins):
+            return http.text(403, NAMED_TEXT)
         known = self.identify(request, connection)
         if isinstance(known, Answer):
             return known

@@ -95,6 +95,20 @@ def test_without_authentication_the_page_may_show_the_state() -> None:
     assert House().identify() == ANYBODY
 
 
+def test_without_tokens_the_state_is_not_told_to_a_page_whose_name_was_made_to_lead_here() -> None:
+    connection = cast(Connection, Peer())
+    stranger = request("/v1/status", host="evil.example:8420")
+    listed = AccessOptions(allowed_origins=("http://evil.example:8420",))
+
+    refused = House().gate.refuse_page(Page.STATUS, stranger, connection)
+    assert refused is not None
+    assert refused.status == 403
+    assert b"allowed_origins" in refused.body
+    assert House(listed).gate.refuse_page(Page.STATUS, stranger, connection) is None
+    assert House().gate.refuse_page(Page.STATUS, request("/v1/status", host="127.0.0.1:8420"), connection) is None
+    assert House().gate.refuse_page(Page.METRICS, stranger, connection) is None, "has no names in it"
+
+
 @pytest.mark.parametrize("query", ["token", "token=", "a=b&access_token=x", "to%6ben=x", "TOKEN=x", "token=a&token=b"])
 def test_a_token_in_an_address_is_found_however_it_is_written(query: str) -> None:
     refused = House().gate.refuse(request(f"/v1/ws?{query}"))

@@ -32,6 +32,21 @@ def may_connect(origin: str | None, host: str, allowed: Collection[str], *, is_a
     return is_authenticated or _is_nobodys_name(own[0])
 
 
+def may_read(host: str, allowed: Collection[str]) -> bool:
+    """Whether a page at `host`, by its own name, may read what needs no token.
+
+    A browser sends no `Origin` to where the page came from, so of a name that was made to lead here only the Host
+    header tells. A name without a dot is no stranger's: public ones have one.
+
+    >>> may_read("127.0.0.1:8420", ()), may_read("relay:8420", ()), may_read("evil.example:8420", ())
+    (True, True, False)
+    """
+    if not host or ANY in allowed or any(f"{scheme}://{host}" in allowed for scheme in DEFAULT_PORTS):
+        return True
+    place = _place(f"http://{host}", f"http://{host}")
+    return place is not None and ("." not in place[0] or _is_nobodys_name(place[0]))
+
+
 def _place(url: str, origin: str) -> tuple[str, int] | None:
     """Host and port; None for what is no origin, as `null`."""
     try:

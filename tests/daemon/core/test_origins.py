@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgcachewatch_daemon.core.origins import may_connect
+from pgcachewatch_daemon.core.origins import may_connect, may_read
 
 
 @pytest.mark.parametrize("is_authenticated", [True, False])
@@ -61,3 +61,25 @@ def test_a_name_that_was_made_to_lead_here_is_no_page_of_the_relay_unless_tokens
 
 def test_any_page_may_when_the_operator_says_so() -> None:
     assert may_connect("null", "x", ("*",), is_authenticated=False)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8420", "[::1]:8420", "10.0.0.7", "localhost:8420", "relay", "relay:80", ""]
+)
+def test_what_needs_no_token_is_told_under_addresses_and_names_of_ones_own(host: str) -> None:
+    assert may_read(host, ())
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:8420", "127.0.0.1.evil.example", "evil.example.", "x@y.z", "a/b", "::::"]
+)
+def test_and_not_under_a_name_that_was_made_to_lead_here(host: str) -> None:
+    """Such a page is of one origin with the relay, so its request has no Origin that could be judged."""
+    assert not may_read(host, ())
+    assert not may_read(host, ("http://other.example",))
+
+
+def test_a_name_that_is_listed_may_read() -> None:
+    assert may_read("relay.example:8420", ("http://relay.example:8420",))
+    assert may_read("relay.example", ("https://relay.example",))
+    assert may_read("relay.example", ("*",))
