@@ -58,7 +58,7 @@ logger = line_logger(__name__)
 
 
 def serve(arguments: list[str]) -> int:
-    """Run the relay until a signal; returns the exit code."""
+    """the relay: one LISTEN connection to PostgreSQL, many clients"""
     given = _parser().parse_args(arguments)
     try:
         return _serve_with(read(given), partial(read, given))

@@ -168,7 +168,7 @@ def _free_port(wanted: int) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    """Show the relay at work on a PostgreSQL of its own, until Ctrl-C; returns the exit code."""
+    """the relay at work on a PostgreSQL of its own, until Ctrl-C"""
     parser = argparse.ArgumentParser(prog="pgcachewatch demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--postgres", type=int, metavar="MAJOR", help="major version to prefer, as 16 or 18")
     options = parser.parse_args(arguments)
