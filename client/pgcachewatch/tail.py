@@ -36,7 +36,9 @@ def tail(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     # What is to be said about the connection, is said below.
-    logging.getLogger("pgcachewatch").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("pgcachewatch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         remote = remote_of(options)
         return asyncio.run(_follow(remote, options))
@@ -50,6 +52,8 @@ def tail(arguments: Sequence[str]) -> int:
         # The interpreter would complain when it flushes what nobody reads.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        logger.setLevel(level)
 
 
 def event_line(event: Event) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import EntryPoint
 from urllib.parse import urlsplit
@@ -259,8 +260,12 @@ def test_a_command_that_can_not_be_loaded_says_what_to_install(
 def test_what_names_a_relay_goes_to_the_client(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    logger = logging.getLogger("pgcachewatch")
+    before = logger.level
+
     assert program(arguments) == 2
     assert said in capsys.readouterr().err
+    assert logger.level == before, "who calls it from a program keeps the log"
 
 
 def test_status_of_a_database_goes_to_the_daemon(capsys: pytest.CaptureFixture[str]) -> None:
