@@ -138,8 +138,8 @@ class Authentication:
         self._material = _read(options, self._files)
         self._remote = self._make_remote(options)
         self._verified: dict[bytes, Grant] = {}
-        self._checks = Allowance(rate=CHECKS_PER_S, burst=CHECKS_AT_ONCE)
-        self._failures = Allowances(rate=FAILURES_PER_S, burst=FAILURES_AT_ONCE)
+        self._checks = Allowance()
+        self._failures = Allowances(per_s=FAILURES_PER_S, at_once=FAILURES_AT_ONCE)
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -246,7 +246,9 @@ class Authentication:
         if known is not None:
             return check_time(known, self._wall_s())
         now_s = self._now_s()
-        if not self._failures.has_any(peer, now_s) or not self._checks.take(now_s):
+        if self._failures.wait_s(peer, now_s):
+            return BUSY
+        if self._checks.take(per_s=CHECKS_PER_S, at_once=CHECKS_AT_ONCE, now_s=now_s):
             return BUSY
         answer = self._verify(token)
         if isinstance(answer, Grant):

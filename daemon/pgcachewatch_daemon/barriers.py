@@ -12,10 +12,10 @@ from typing import assert_never, cast
 
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import BarrierRequested
+from pgcachewatch_daemon.core.allowance import Allowance
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.core.loopback import BarrierWait, Full, Loopback, LoopbackResult
-from pgcachewatch_daemon.core.rate import Rate
 from pgcachewatch_daemon.core.tokens import Awaited, Lost, Passed, Tokens
 
 TOKEN_LOST = (
@@ -41,14 +41,14 @@ class Barriers:
         self._tokens = tokens
         self._now_ms = now_ms
         self._hasten = hasten
-        self._rates: dict[Subscriber, Rate] = {}  # of those that have asked
+        self._allowances: dict[Subscriber, Allowance] = {}  # of those that have asked
 
     # --- what clients ask
 
     def ask(self, subscriber: Subscriber, asked: BarrierRequested) -> None:
         """Answer now, or as soon as it is true."""
         now_ms, per_s = self._now_ms(), self._loopback.limits.barriers_per_s
-        wait_s = self._rate(subscriber, now_ms / 1_000).take(per_s=per_s, now_s=now_ms / 1_000)
+        wait_s = self._allowances.setdefault(subscriber, Allowance()).take(per_s=per_s, now_s=now_ms / 1_000)
         if wait_s:
             text = f"more than {per_s:g} barriers in one second: one barrier serves all who wait"
             self._send_error(subscriber, asked.id, "too_many_barriers", text, after_ms=wait_s * 1_000)
@@ -75,15 +75,9 @@ class Barriers:
 
     def drop(self, subscriber: Subscriber) -> None:
         """The connection that asked is gone."""
-        self._rates.pop(subscriber, None)
+        self._allowances.pop(subscriber, None)
         self._loopback.drop(subscriber)
         self._tokens.drop(subscriber)
-
-    def _rate(self, subscriber: Subscriber, now_s: float) -> Rate:
-        rate = self._rates.get(subscriber)
-        if rate is None:
-            rate = self._rates[subscriber] = Rate(now_s=now_s)
-        return rate
 
     # --- what the source tells
 

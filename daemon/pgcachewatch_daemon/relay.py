@@ -121,7 +121,7 @@ class Relay:
             lambda: secrets.token_hex(8), options.barriers, wants_snapshot=lambda: self._hub.has_stamps
         )
         self._tokens = Tokens(options.barriers)
-        self._admission = Admission(options.admission, now_s=time.monotonic())
+        self._admission = Admission(options.admission)
         self._hub = Hub(
             self._make_backplane(),
             History(options.history),

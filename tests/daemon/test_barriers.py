@@ -145,4 +145,4 @@ def test_what_is_counted_of_a_client_goes_with_it() -> None:
     stage = Stage()
     stage.ask(1)
     stage.barriers.drop(stage.client)
-    assert not stage.barriers._rates
+    assert not stage.barriers._allowances

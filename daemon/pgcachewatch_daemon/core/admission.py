@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgcachewatch_daemon.core.rate import Rate
+from pgcachewatch_daemon.core.allowance import Allowance
 from pgcachewatch_daemon.core.stats import AdmissionStats
 
 RETRY_AFTER_S = 5
@@ -46,16 +46,16 @@ class Admission:
     (Admit(), 503)
     """
 
-    def __init__(self, limits: AdmissionLimits, *, now_s: float = 0.0) -> None:
+    def __init__(self, limits: AdmissionLimits) -> None:
         self.stats = AdmissionStats()
         self.limits = limits  # replaced while running; whoever is in stays
-        self._rate = Rate(now_s=now_s)
+        self._handshakes = Allowance()
         self._by_address: dict[str, int] = {}
 
     def knock(self, *, now_s: float, chance: float) -> Admit | Refuse:
         """Somebody asks to be let in: asked first, since it costs least. `chance` is in [0, 1)."""
         per_s = self.limits.handshakes_per_s
-        if self._rate.take(per_s=per_s, now_s=now_s):
+        if self._handshakes.take(per_s=per_s, now_s=now_s):
             text = f"more than {per_s:g} clients in one second; try again"
             return self._refuse(503, text, 1 + int(chance * RETRY_SPREAD_S))
         return Admit()

@@ -1,65 +1,66 @@
-"""How often something may be done: so many at once, and so many a second after that.
+"""How often something may happen: so many a second, and after a pause so many at once.
 
-Used where a stranger can make the relay work: the check of a signature costs a tenth of a millisecond, and nothing is
-known of whoever asks for it. Bound: KEYS_LIMIT keys; the one that was used longest ago is forgotten, which gives it its
-whole burst back.
+Used where somebody else makes the relay work: a handshake, a barrier, the check of a token's signature. Pure: `now_s`
+is a parameter, of any clock; one that goes back gives nothing. Bound: one number, and KEYS_LIMIT of them by key; that
+which was used longest ago is forgotten, and may then have all at once again.
 """
 
 from __future__ import annotations
 
 KEYS_LIMIT = 10_000
+ROUNDING_S = 1e-9  # what sums of fractions are off by
 
 
 class Allowance:
-    """A bucket that fills with `rate` a second up to `burst`.
+    """A bucket that fills with `per_s`, which may be another each time, and holds `at_once`.
 
-    >>> allowance = Allowance(rate=1.0, burst=2)
-    >>> [allowance.take(now_s) for now_s in (0.0, 0.0, 0.0, 1.0, 1.0)]
-    [True, True, False, True, False]
+    >>> allowance = Allowance()
+    >>> [allowance.take(per_s=2, now_s=0.0) for _ in range(3)], allowance.take(per_s=2, now_s=0.5)
+    ([0.0, 0.0, 0.5], 0.0)
     """
 
-    __slots__ = ("_burst", "_left", "_rate", "_seen_s")
+    __slots__ = ("_full_at_s",)
 
-    def __init__(self, *, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = self._left = float(burst)
-        self._seen_s = float("-inf")
+    def __init__(self) -> None:
+        self._full_at_s = float("-inf")  # when it is full again if nothing more is taken
 
-    def has_any(self, now_s: float) -> bool:
-        """True when `take` would succeed."""
-        if now_s > self._seen_s:
-            if self._seen_s > float("-inf"):
-                self._left = min(self._burst, self._left + (now_s - self._seen_s) * self._rate)
-            self._seen_s = now_s
-        return self._left >= 1.0
+    def wait_s(self, *, per_s: float, now_s: float, at_once: float | None = None) -> float:
+        """0 when `take` would take one; else the seconds until it would."""
+        cost_s = 1 / per_s
+        holds_s = max(1.0, cost_s) if at_once is None else at_once * cost_s
+        wait_s = max(0.0, self._full_at_s - now_s) + cost_s - holds_s
+        return wait_s if wait_s > ROUNDING_S else 0.0
 
-    def take(self, now_s: float) -> bool:
-        """Use one. False when there is none."""
-        if not self.has_any(now_s):
-            return False
-        self._left -= 1.0
-        return True
+    def take(self, *, per_s: float, now_s: float, at_once: float | None = None) -> float:
+        """0 when it may happen now; else the seconds until one more may, and nothing was taken.
+
+        Without `at_once` one second's worth may happen at once, and one in any case.
+        """
+        wait_s = self.wait_s(per_s=per_s, now_s=now_s, at_once=at_once)
+        if not wait_s:
+            self._full_at_s = max(self._full_at_s, now_s) + 1 / per_s
+        return wait_s
 
 
 class Allowances:
     """One for each key, such as an address."""
 
-    def __init__(self, *, rate: float, burst: float, keys_limit: int = KEYS_LIMIT) -> None:
-        self._rate = rate
-        self._burst = burst
+    def __init__(self, *, per_s: float, at_once: float, keys_limit: int = KEYS_LIMIT) -> None:
+        self._per_s = per_s
+        self._at_once = at_once
         self._keys_limit = keys_limit
         self._by_key: dict[str, Allowance] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def has_any(self, key: str, now_s: float) -> bool:
+    def wait_s(self, key: str, now_s: float) -> float:
         known = self._by_key.get(key)
-        return known is None or known.has_any(now_s)
+        return known.wait_s(per_s=self._per_s, now_s=now_s, at_once=self._at_once) if known is not None else 0.0
 
-    def take(self, key: str, now_s: float) -> bool:
-        known = self._by_key.pop(key, None) or Allowance(rate=self._rate, burst=self._burst)
+    def take(self, key: str, now_s: float) -> float:
+        known = self._by_key.pop(key, None) or Allowance()
         self._by_key[key] = known
         if len(self._by_key) > self._keys_limit:
             del self._by_key[next(iter(self._by_key))]
-        return known.take(now_s)
+        return known.take(per_s=self._per_s, now_s=now_s, at_once=self._at_once)

@@ -26,7 +26,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgcachewatch_daemon.core.rate import Rate
+from pgcachewatch_daemon.core.allowance import Allowance
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "pgcachewatch_"
@@ -196,7 +196,7 @@ class Exposition:
         self, read: Callable[[], Mapping[str, Reading]], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._rate = Rate(now_s=clock())
+        self._renders = Allowance()
         self._last = b""
         self._registry = CollectorRegistry()
         self._registry.register(RelayCollector(read))
@@ -204,7 +204,7 @@ class Exposition:
         PlatformCollector(registry=self._registry)
 
     def render(self) -> bytes:
-        must_wait_s = self._rate.take(per_s=RENDERS_PER_S, now_s=self._clock())
+        must_wait_s = self._renders.take(per_s=RENDERS_PER_S, now_s=self._clock())
         if not must_wait_s or not self._last:
             self._last = generate_latest(self._registry)
         return self._last
