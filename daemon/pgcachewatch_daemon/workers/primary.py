@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import errno
 import logging
 import os
-import pickle
 import secrets
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
@@ -46,13 +43,12 @@ from pgcachewatch_daemon.overview import View
 from pgcachewatch_daemon.readings import Workforce, source_readings
 from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
 from pgcachewatch_daemon.sights import Sights
-from pgcachewatch_daemon.sql.assessment import Assessment
-from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.unreadable import UnreadableLog
 from pgcachewatch_daemon.workers.channels import SharedChannels
 from pgcachewatch_daemon.workers.dispatch import Dispatch
 from pgcachewatch_daemon.workers.framing import encode
 from pgcachewatch_daemon.workers.handover import Handover
+from pgcachewatch_daemon.workers.looks import Look, Looks
 from pgcachewatch_daemon.workers.member import Member
 from pgcachewatch_daemon.workers.messages import (
     AS_READ,
@@ -71,7 +67,6 @@ from pgcachewatch_daemon.workers.messages import (
     Here,
     Listening,
     ListenRefused,
-    Looked,
     LoopedBack,
     Message,
     Needed,
@@ -87,25 +82,15 @@ from pgcachewatch_daemon.workers.messages import (
 )
 from pgcachewatch_daemon.workers.scrape import Scrapes
 from pgcachewatch_daemon.workers.shares import divide, prove_files
-from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold
+from pgcachewatch_daemon.workers.sockets import HeldPort, can_spread, hold_soon
 from pgcachewatch_daemon.workers.staff import Staff
 from pgcachewatch_daemon.workers.statuses import Statuses
 
 EXIT_GRACE_S = 3.0
-HOLD_WITHIN_S = 2.0  # longer than a worker lingers whose link has ended
-HOLD_PAUSE_S = 0.05
 LOST_ROW_TEXT = 300
 CAN_HAVE_WORKERS = hasattr(socket, "AF_UNIX") and os.name == "posix"
 
 logger = line_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """An assessment, and its catalogue pickled beside the loop; empty when it is the one of the last look."""
-
-    assessment: Assessment
-    catalogue: bytes
 
 
 class PrimaryRelay:
@@ -136,12 +121,10 @@ class PrimaryRelay:
             hasten=lambda: self._watcher.hasten(),
             retyped=lambda tables: None,  # the workers are told with the look
         )
+        self._looks = Looks(self._inspection, self._dispatch.say_bulk)
         self._watcher: CatalogueWatcher[Look] = CatalogueWatcher(
-            catalogue_options(options), judge=self._judge, tell=self._looked, clock=time.monotonic
+            catalogue_options(options), judge=self._looks.judge, tell=self._looks.tell, clock=time.monotonic
         )
-        self._catalogue: Catalogue | None = None
-        self._pickled_catalogue = b""
-        self._look_began_s = 0.0
         self._held: HeldPort | None = None
         self._staff = Staff(0, received=self._received, gone=self._gone)
         self._scrapes = Scrapes(lambda: self._staff.serving, self._readings)
@@ -181,7 +164,7 @@ class PrimaryRelay:
 
         Raises OSError when the address can not be had, WorkersFailed when a worker can not be started.
         """
-        self._held = await self._hold()
+        self._held = await hold_soon(self.options.host, self.options.port, is_spread=self._is_spread)
         self._staff = Staff(
             self.options.workers,
             received=self._received,
@@ -194,17 +177,6 @@ class PrimaryRelay:
             self._source.start()
             self._watcher.start()
             logger.info("relay listening", host=self.options.host, port=self.port)
-
-    async def _hold(self) -> HeldPort:
-        """The port, also when it is to be left in a moment by the workers of a primary that was killed."""
-        until_s = time.monotonic() + HOLD_WITHIN_S
-        while True:
-            try:
-                return hold(self.options.host, self.options.port, is_spread=self._is_spread)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() >= until_s:
-                    raise
-            await asyncio.sleep(HOLD_PAUSE_S)
 
     def _default_channel_answered(self, answer: Listening | ListenRefused) -> None:
         if isinstance(answer, ListenRefused):
@@ -376,19 +348,6 @@ class PrimaryRelay:
         """Published clients missed something."""
         self._dispatch.say(ClosePlain(reason))
 
-    def _judge(self, catalogue: Catalogue) -> Look:
-        """Beside the loop, as the pickling of a large catalogue takes a while."""
-        assessment = self._inspection.assess(catalogue)
-        is_known = self._catalogue is not None and self._catalogue == catalogue
-        return Look(assessment, b"" if is_known else pickle.dumps(catalogue, pickle.HIGHEST_PROTOCOL))
-
-    def _looked(self, look: Look, began_s: float) -> None:
-        self._inspection.tell(look.assessment, began_s)
-        self._look_began_s = began_s
-        if look.catalogue:
-            self._catalogue, self._pickled_catalogue = look.assessment.catalogue, look.catalogue
-        self._dispatch.say_bulk(Looked(began_s, look.catalogue, look.assessment.retyped))
-
     # --- the workers
 
     def _write(self, frames: list[bytes], is_bulk: bool) -> None:
@@ -441,8 +400,8 @@ class PrimaryRelay:
             as_of_ms=self._loopback.last_as_of_ms,
             proof_limit_s=self._source.proof_limit_s,
             tokens=self._tokens.memory(),
-            catalogue=self._pickled_catalogue,
-            began_s=self._look_began_s,
+            catalogue=self._looks.pickled,
+            began_s=self._looks.began_s,
         )
         # What was forgotten may be what a client of another life of the relay has missed.
         begin = (

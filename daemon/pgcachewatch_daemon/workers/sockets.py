@@ -10,12 +10,18 @@ A port that somebody else serves is refused before: SO_REUSEPORT alone would let
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 
 from pgcachewatch_daemon.io.websocket.server import BACKLOG
+
+HOLD_WITHIN_S = 2.0  # longer than a worker lingers whose link has ended
+HOLD_PAUSE_S = 0.05
 
 
 def can_spread() -> bool:
@@ -41,6 +47,18 @@ class HeldPort:
     def close(self) -> None:
         for each in self.sockets:
             each.close()
+
+
+async def hold_soon(host: str, port: int, *, is_spread: bool) -> HeldPort:
+    """`hold`, also when the port is to be left in a moment by the workers of a primary that was killed."""
+    until_s = time.monotonic() + HOLD_WITHIN_S
+    while True:
+        try:
+            return hold(host, port, is_spread=is_spread)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= until_s:
+                raise
+        await asyncio.sleep(HOLD_PAUSE_S)
 
 
 def hold(host: str, port: int, *, is_spread: bool) -> HeldPort:

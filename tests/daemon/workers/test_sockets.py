@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
 
-from pgcachewatch_daemon.workers.sockets import can_spread, hold
+from pgcachewatch_daemon.workers.sockets import can_spread, hold, hold_soon
 
 NEEDS_SPREADING = pytest.mark.skipif(not can_spread(), reason="no SO_REUSEPORT that spreads")
 BOTH = [pytest.param(True, marks=NEEDS_SPREADING), False]
@@ -29,6 +30,16 @@ def test_a_port_that_somebody_serves_is_refused_even_if_he_would_share_it(is_spr
         other.listen()
         with pytest.raises(OSError, match="in use"):
             hold("127.0.0.1", other.getsockname()[1], is_spread=is_spread)
+
+
+async def test_a_port_that_is_left_in_a_moment_is_waited_for() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        holding = asyncio.create_task(hold_soon(*other.getsockname(), is_spread=can_spread()))
+        await asyncio.sleep(0)
+        assert not holding.done()
+    (await holding).close()
 
 
 @NEEDS_SPREADING
