@@ -22,10 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
-from pgcachewatch.models import DEFAULT_PG_CHANNEL, EVERYTHING, Event, Gap, Position, Scope
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, Event, Gap, Position
 from pgcachewatch.protocol.messages import SNAPSHOT_LENGTH
 from pgcachewatch_daemon import health
 from pgcachewatch_daemon.authentication import AccessOptions
@@ -50,6 +49,7 @@ from pgcachewatch_daemon.io.metrics import Exposition, Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource, SourceOptions
 from pgcachewatch_daemon.io.websocket import SocketLimits, SocketStats, TlsOptions, WebSocketServer
 from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.life import Life
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import Kept, View, render
 from pgcachewatch_daemon.posts import ConsumerOptions, Desk
@@ -67,9 +67,7 @@ from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
 from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
 from pgcachewatch_daemon.site import Site, status_answer
 from pgcachewatch_daemon.tracing import open_traces
-from pgcachewatch_daemon.unreadable import UnreadableLog
-
-LOST_ROW_TEXT = 300
+from pgcachewatch_daemon.unreadable import UnreadableLog, not_handled, row_lost
 
 logger = line_logger(__name__)
 
@@ -111,7 +109,7 @@ class RelayOptions:
 Preparation: TypeAlias = Callable[[RelayOptions], Callable[[], None]]
 
 
-class Relay:
+class Relay(Life):
     """One relay. Use it as `async with Relay(options) as relay`, or `start`, `run`, `close`."""
 
     def __init__(self, options: RelayOptions) -> None:
@@ -320,19 +318,6 @@ class Relay:
             await self._traces.close()
         logger.info("relay stopped")
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     # --- what the source tells, in order
 
     def notified(self, channel: str, payload: str) -> None:  # hot path
@@ -348,8 +333,7 @@ class Relay:
             self._consuming.wake()
 
     def notification_failed(self, channel: str) -> None:
-        gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
-        self._hub.publish(gap, channel=channel, payload="", now_s=time.monotonic())
+        self._hub.publish(not_handled(channel), channel=channel, payload="", now_s=time.monotonic())
 
     def looped_back(self, payload: str, position: str) -> None:
         result = self._loopback.returned(payload)
@@ -380,7 +364,7 @@ class Relay:
         self._watcher.hasten()
 
     def row_lost(self, payload: str) -> None:
-        gap = Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
+        gap = row_lost(payload)
         self._hub.publish(gap, channel="", payload="", now_s=time.monotonic())
         self._consuming.doubt(gap)
 

@@ -1,13 +1,27 @@
-"""Says in the log that notifications could not be read, once per kind and minute: anybody may notify anything."""
+"""What takes the place of a notification that told nothing: gaps, and a line in the log.
+
+The line comes once per kind and minute, as anybody may notify anything.
+"""
 
 from __future__ import annotations
 
-from pgcachewatch.models import Gap
+from pgcachewatch.models import EVERYTHING, Gap, Scope
 from pgcachewatch_daemon.lines import line_logger
 
 REPEAT_LOG_S = 60.0
+LOST_ROW_TEXT = 300
 
 logger = line_logger(__name__)
+
+
+def not_handled(channel: str) -> Gap:
+    """For a notification on `channel` at which the relay itself failed."""
+    return Gap(Scope(channel), "unreadable", "handling the notification failed")
+
+
+def row_lost(payload: str) -> Gap:
+    """For a row that a trigger which fails open could not write; `payload` says why."""
+    return Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
 
 
 class UnreadableLog:

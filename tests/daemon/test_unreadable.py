@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from pgcachewatch.models import Gap, Scope
-from pgcachewatch_daemon.unreadable import REPEAT_LOG_S, UnreadableLog
+from pgcachewatch.models import EVERYTHING, Gap, Scope
+from pgcachewatch_daemon.unreadable import LOST_ROW_TEXT, REPEAT_LOG_S, UnreadableLog, not_handled, row_lost
 
 
 def test_one_line_per_kind_and_while(caplog: pytest.LogCaptureFixture) -> None:
@@ -22,3 +22,13 @@ def test_one_line_per_kind_and_while(caplog: pytest.LogCaptureFixture) -> None:
         f"\"not_json: 'x{REPEAT_LOG_S:g}'\"",
     ]
     assert all("channel=ch " in text for text in said)
+
+
+def test_a_notification_that_was_not_handled_flushes_its_channel() -> None:
+    assert not_handled("ch").scope == Scope("ch")
+
+
+def test_a_lost_row_flushes_everything_and_says_why_in_short() -> None:
+    gap = row_lost("disk full " * 100)
+    assert (gap.scope, len(gap.detail)) == (EVERYTHING, LOST_ROW_TEXT)
+    assert gap.detail.startswith("a row of the journal could not be written: disk full")

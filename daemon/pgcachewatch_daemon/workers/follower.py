@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from pgcachewatch.models import Event, Gap, Position, Scope
+from pgcachewatch.models import Event, Gap, Position
 from pgcachewatch_daemon.core.hub import Backplane
 from pgcachewatch_daemon.feeds import Source, Watcher
 from pgcachewatch_daemon.io import http
@@ -24,6 +24,7 @@ from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.site import status_answer
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
+from pgcachewatch_daemon.unreadable import not_handled
 from pgcachewatch_daemon.workers.awaited import Awaited
 from pgcachewatch_daemon.workers.backplane import FollowedBackplane
 from pgcachewatch_daemon.workers.messages import (
@@ -138,7 +139,7 @@ class FollowerRelay(Relay):
             self._hub.publish(told, channel=channel, payload=payload, now_s=at_s)
         except Exception:
             logger.exception("change failed, it became a gap", channel=channel)
-            told = Gap(Scope(channel), "unreadable", "handling the notification failed")
+            told = not_handled(channel)
             self._hub.publish(told, channel=channel, payload="", now_s=at_s)
         if self._traces is not None:
             self._traces.began(told, payload)

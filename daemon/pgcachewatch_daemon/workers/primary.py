@@ -23,10 +23,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Self, assert_never
+from typing import assert_never
 
-from pgcachewatch.models import EVERYTHING, Event, Gap, Position, Scope
+from pgcachewatch.models import EVERYTHING, Event, Gap, Position
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback
 from pgcachewatch_daemon.core.tokens import Tokens
@@ -38,12 +37,13 @@ from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import LossReason, Opened, PostgresSource
 from pgcachewatch_daemon.lag import LoopLag
+from pgcachewatch_daemon.life import Life
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import View
 from pgcachewatch_daemon.readings import Workforce, source_readings
 from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
 from pgcachewatch_daemon.sights import Sights
-from pgcachewatch_daemon.unreadable import UnreadableLog
+from pgcachewatch_daemon.unreadable import UnreadableLog, not_handled, row_lost
 from pgcachewatch_daemon.workers.channels import SharedChannels
 from pgcachewatch_daemon.workers.dispatch import Dispatch
 from pgcachewatch_daemon.workers.framing import encode
@@ -87,13 +87,12 @@ from pgcachewatch_daemon.workers.staff import Staff
 from pgcachewatch_daemon.workers.statuses import Statuses
 
 EXIT_GRACE_S = 3.0
-LOST_ROW_TEXT = 300
 CAN_HAVE_WORKERS = hasattr(socket, "AF_UNIX") and os.name == "posix"
 
 logger = line_logger(__name__)
 
 
-class PrimaryRelay:
+class PrimaryRelay(Life):
     """Use it as relay.Relay. `is_spread`: workers bind the port each for itself (see sockets); None: where they can."""
 
     def __init__(self, options: RelayOptions, *, is_spread: bool | None = None) -> None:
@@ -253,19 +252,6 @@ class PrimaryRelay:
             self._held.close()
         logger.info("relay stopped")
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     # --- what the source tells, in order
 
     def notified(self, channel: str, payload: str) -> None:  # hot path
@@ -279,8 +265,7 @@ class PrimaryRelay:
         self._dispatch.change((seq, now_s, received_at, channel, payload, verdict))
 
     def notification_failed(self, channel: str) -> None:
-        gap = Gap(Scope(channel), "unreadable", "handling the notification failed")
-        self.publish(gap, channel=channel, payload="", now_s=time.monotonic())
+        self.publish(not_handled(channel), channel=channel, payload="", now_s=time.monotonic())
 
     def looped_back(self, payload: str, position: str) -> None:
         result = self._loopback.returned(payload)
@@ -303,8 +288,7 @@ class PrimaryRelay:
         self._watcher.hasten()
 
     def row_lost(self, payload: str) -> None:
-        gap = Gap(EVERYTHING, "unreadable", f"a row of the journal could not be written: {payload}"[:LOST_ROW_TEXT])
-        self.publish(gap, channel="", payload="", now_s=time.monotonic())
+        self.publish(row_lost(payload), channel="", payload="", now_s=time.monotonic())
 
     def source_up(self, journal: Opened | None) -> None:
         self._dispatch.flush()
