@@ -43,6 +43,7 @@ from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.hub import Answer as Reply
 from pgcachewatch_daemon.core.hub import Granted, Hub
 from pgcachewatch_daemon.departures import DEFLATED, Departures
+from pgcachewatch_daemon.farewells import DRAINED, Farewells
 from pgcachewatch_daemon.feeds import Channels
 from pgcachewatch_daemon.gate import CLOSE_CODE, Gate
 from pgcachewatch_daemon.inspection import Inspection
@@ -53,9 +54,7 @@ from pgcachewatch_daemon.site import Site
 from pgcachewatch_daemon.visitor import HELLO, Visitor, Waiting
 from pgcachewatch_daemon.waits import Waits
 
-RETYPED_JITTER_MS = DISMISSED_JITTER_MS = 1_000.0
 JOIN_PROOF_SPACING_S = 0.05  # a client that joins is proven fresh at once, but a thousand of them share the proofs
-DRAINED = 4000
 SOURCE_DOWN = 4104
 LIMIT = 4308
 RETRY_AFTER_S = 1.0
@@ -100,6 +99,7 @@ class Reception:
         self._consuming = consuming
         self._admission = admission
         self._gate = gate
+        self._farewells = Farewells(hub, departures, inspection)
         self._source = source
         self._site = site
         self._now_s = now_s
@@ -126,26 +126,18 @@ class Reception:
         self._waits.source_lost()
         for visitor in tuple(self.visitors):
             if visitor.subscriber is None and (visitor.session is None or visitor.is_joining):
-                self._turn_away(visitor, self._unavailable(), SOURCE_DOWN, "PostgreSQL was lost; try again")
+                self._farewells.turn_away(visitor, self._unavailable(), SOURCE_DOWN, "PostgreSQL was lost; try again")
 
     def retyped(self, tables: frozenset[str]) -> None:
-        """Columns of these tables are not what they were: who writes values by their old types asks anew (W-ROW-4)."""
-        for visitor in tuple(self.visitors):
-            subscriber = visitor.subscriber
-            if subscriber is not None and any(
-                wishes.is_outdated(each, visitor.types_of(each.sid), self._inspection)
-                for each in visitor.subscriptions
-                if each.table in tables
-            ):
-                reason = "a column's type has changed; subscribe anew"
-                self._hub.send_away(subscriber, DRAINED, reason=reason, jitter_ms=RETYPED_JITTER_MS)
+        """Columns of these tables are not what they were."""
+        self._farewells.retyped(self.visitors, tables)
 
     def drain(self) -> None:
         """Let nobody in any more."""
         self._is_draining = True
         for visitor in tuple(self.visitors):
             if visitor.subscriber is None:
-                self._turn_away(visitor, self._unavailable(), DRAINED, "the relay is going away")
+                self._farewells.turn_away(visitor, self._unavailable(), DRAINED, "the relay is going away")
 
     async def close(self) -> None:
         """Wait for the end of what still waited; the connections are gone by now."""
@@ -222,25 +214,8 @@ class Reception:
         return visitor.exceeds(grant, consumes)
 
     def dismiss(self, visitor: Visitor, code: int, reason: str) -> None:
-        """Say goodbye and close: what the visitor could see is over."""
-        if visitor.session is not None:
-            visitor.session.close()  # what it still says is not heard
-        jitter_ms = 0.0 if code == CLOSE_CODE["expired"] else DISMISSED_JITTER_MS
-        if visitor.subscriber is not None:
-            self._hub.send_away(visitor.subscriber, code, reason=codec.shorten(reason), jitter_ms=jitter_ms)
-            self._departures.write_own(visitor.subscriber)
-            if visitor.connection.is_live:
-                # Its socket is full. Whoever reads slowly must not be told for longer what it may see no more.
-                visitor.connection.abort(code)
-        else:
-            self._turn_away(visitor, http.refuse(401, reason), code, codec.shorten(reason))
-
-    def _turn_away(self, visitor: Visitor, answer: Answer, code: int, reason: str) -> None:
-        """End a visitor that has not joined: by the answer on the plain path, else by the close."""
-        if visitor.session is None:
-            self._answer(visitor.connection, answer)
-        else:
-            visitor.connection.close(code, reason)
+        """As the gate asks for it."""
+        self._farewells.dismiss(visitor, code, reason)
 
     # --- entering
 

@@ -38,6 +38,7 @@ from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits,
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
 from pgcachewatch_daemon.departures import PLAIN, Departures
+from pgcachewatch_daemon.farewells import DRAINED
 from pgcachewatch_daemon.feeds import Source, Watcher
 from pgcachewatch_daemon.gate import Gate
 from pgcachewatch_daemon.inspection import Inspection
@@ -63,7 +64,7 @@ from pgcachewatch_daemon.readings import (
     package_version,
     source_readings,
 )
-from pgcachewatch_daemon.reception import DRAINED, Reception, ReceptionOptions
+from pgcachewatch_daemon.reception import Reception, ReceptionOptions
 from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
 from pgcachewatch_daemon.site import Site, status_answer
 from pgcachewatch_daemon.tracing import open_traces
