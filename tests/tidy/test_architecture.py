@@ -1,14 +1,15 @@
-"""ARCHITECTURE.md opens with the path of one event, and each step names a file that exists."""
+"""ARCHITECTURE.md opens with the path of one event, and each file that it names exists."""
 
 from __future__ import annotations
 
 import re
 
-from tests.tidy.tree import ROOT
+from tests.tidy.tree import ROOT, files, name
 
 DOCUMENT = ROOT / "ARCHITECTURE.md"
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACE = re.compile(r"\b(?:client|daemon|config)/[\w./]+")
+MODULE = re.compile(r"\b[\w/]+\.py\b")
 NUMBERED = re.compile(r"^ ?(\d+) ")
 THE_WIRE = "- - -"
 STEPS = 12
@@ -44,3 +45,11 @@ def test_daemon_comes_before_the_wire_and_client_after_it() -> None:
 
     assert [line for line in before if "daemon/" not in line] == []
     assert [line for line in after if "client/" not in line] == []
+
+
+def test_each_module_that_is_named_exists() -> None:
+    known = {name(path) for path in files()}
+    named = set(MODULE.findall(DOCUMENT.read_text(encoding="utf-8")))
+
+    assert len(named) > STEPS
+    assert [each for each in sorted(named) if not any(f"/{path}".endswith(f"/{each}") for path in known)] == []
