@@ -17,20 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from pgcachewatch import queries
-from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, find_binaries
-from pgcachewatch_daemon.io.catalogue import fetch_catalogue
-from pgcachewatch_daemon.sql.coverage import Settings
-from pgcachewatch_daemon.sql.plan import choose_tables, install_plan
 from tests.checker.plan import CHANNEL, TABLE, ReaderTask, RunSettings, WriterTask
 from tests.checker.processes import Child, OriginalRelay
+from tests.checker.tables import versions_in, watch
 from tests.original import original_python
-from tests.proxy import Proxy
+from tests.proxy import Proxy, through
 from tests.relay_process import RelayProcess
 
 FUNCTION = "checker_notify"
@@ -73,8 +69,7 @@ class Stage:
             await asyncio.to_thread(self.server.start)
             await self._create_table()
             self.source = await stack.enter_async_context(Proxy("127.0.0.1", self.server.port))
-            source_dsn = _with_port(self.server.dsn, self.source.port)
-            self.relay = self._relay_of(source_dsn)
+            self.relay = self._relay_of(through(self.source, self.server.dsn))
             stack.callback(self.relay.__exit__, None, None, None)
             self.relay.start()
             await asyncio.to_thread(self.relay.wait_ready)
@@ -137,7 +132,7 @@ class Stage:
         port = self.server.port if path == "direct" else self.relay.port
         link = await self._stack.enter_async_context(Proxy("127.0.0.1", port))
         urls = {
-            "direct": _with_port(self.server.dsn, link.port),
+            "direct": through(link, self.server.dsn),
             "relay": f"ws://127.0.0.1:{link.port}/pgpubsub/{CHANNEL}",
         }
         modules = {"async": "reader_async", "threads": "reader_sync"}
@@ -159,12 +154,7 @@ class Stage:
 
     async def versions(self) -> dict[int, int]:
         """What the database holds now."""
-        connection = await asyncpg.connect(self.server.dsn)
-        try:
-            rows = await connection.fetch(f"SELECT key, version FROM {TABLE}")
-        finally:
-            await connection.close()
-        return {row["key"]: row["version"] for row in rows}
+        return await versions_in(self.server.dsn)
 
     async def _create_table(self) -> None:
         connection = await asyncpg.connect(self.server.dsn)
@@ -177,10 +167,7 @@ class Stage:
                 await connection.execute(queries.create_notify_function(CHANNEL, FUNCTION))
                 await connection.execute(queries.create_after_change_trigger(f"{FUNCTION}_trigger", TABLE, FUNCTION))
             else:
-                catalogue = await fetch_catalogue(connection)
-                (table,) = choose_tables(catalogue, [TABLE]).tables
-                steps = install_plan(catalogue, [table], Settings(mode=self.settings.mode), default_channel=CHANNEL)
-                await run_steps(connection, steps, is_single=True)
+                await watch(connection, TABLE, self.settings.mode)
         finally:
             await connection.close()
 
@@ -202,8 +189,3 @@ def _has_ended(relay: RelayProcess) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _with_port(dsn: str, port: int) -> str:
-    address = urlsplit(dsn)
-    return address._replace(netloc=f"{address.username}:{address.password}@127.0.0.1:{port}").geturl()

@@ -27,7 +27,6 @@ EPOCH = "00000000000000aa"
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 EVENT = Event.model_validate({"channel": "c", "table": "users", "operation": "update", "sent_at": NOW, "keys": ["7"]})
 PUBLISH_EVERY = 50
-OPEN_FOR = 30  # well-formed frames of one connection, so that each connection is also an ending one
 HELLO = {"t": "hello", "v": 1, "name": "n", "token": "t", "caps": ["x"], "subs": [{"t": "sub", "id": 0}]}
 SUB = {"t": "sub", "id": 1, "channel": "c", "table": "users", "schema": "s", "ops": ["i", "u"], "keys": ["1", "2"]}
 VALID: list[Json] = [

@@ -56,6 +56,14 @@ UPGRADE = [
     *(("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), ("Sec-WebSocket-Protocol", "pgcachewatch.v1")),
 ]
 
+SOUP = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
 
 class Answered(io.BytesIO):
     """Bytes that http.client reads as if they came from a socket."""
@@ -90,13 +98,7 @@ def check(said: bytes, method: str) -> None:
     assert response.isclosed()
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@SOUP
 @given(METHODS, PATHS, VERSIONS, HEADERS, st.booleans(), BODIES)
 def test_a_soup_is_answered_as_the_documents_say_and_the_next_request_is_served(
     relay: RelayProcess,
@@ -115,13 +117,7 @@ def test_a_soup_is_answered_as_the_documents_say_and_the_next_request_is_served(
     assert exchange(relay, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@SOUP
 @given(st.binary(max_size=300))
 def test_bytes_of_no_meaning_are_answered_or_dropped(relay: RelayProcess, request_bytes: bytes) -> None:
     said = exchange(relay, request_bytes + b"\r\n\r\n")

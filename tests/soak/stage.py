@@ -19,14 +19,10 @@ from typing import Self
 
 import asyncpg
 
-from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, find_binaries
-from pgcachewatch_daemon.io.catalogue import fetch_catalogue
-from pgcachewatch_daemon.sql.capture import Mode
-from pgcachewatch_daemon.sql.coverage import Settings
-from pgcachewatch_daemon.sql.plan import choose_tables, install_plan
-from tests.checker.plan import CHANNEL, TABLE, WriterTask
+from tests.checker.plan import TABLE, WriterTask
 from tests.checker.processes import Child
+from tests.checker.tables import versions_in, watch
 from tests.proxy import Proxy, through
 from tests.relay_process import RelayProcess
 from tests.soak.caches import KEYS
@@ -134,12 +130,7 @@ class Stage:
 
     async def versions(self) -> dict[int, int]:
         """What the database holds now, of the rows that are cached."""
-        connection = await asyncpg.connect(self.server.dsn)
-        try:
-            rows = await connection.fetch(f"SELECT key, version FROM {TABLE}")
-        finally:
-            await connection.close()
-        return {row["key"]: row["version"] for row in rows}
+        return await versions_in(self.server.dsn)
 
     def _crowd(self, name: str, url: str, *, size: int, per_s: float) -> CrowdTask:
         settings = self.settings
@@ -157,14 +148,7 @@ class Stage:
                 f"INSERT INTO {TABLE} SELECT key, 0 FROM generate_series(0, {KEYS - 1}) AS key;"
                 f"CREATE TABLE {JOBS} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
             )
-            await _install(connection, TABLE, "direct")
-            await _install(connection, JOBS, "journal")
+            await watch(connection, TABLE, "direct")
+            await watch(connection, JOBS, "journal")
         finally:
             await connection.close()
-
-
-async def _install(connection: asyncpg.Connection[asyncpg.Record], table: str, mode: Mode) -> None:
-    catalogue = await fetch_catalogue(connection)
-    (chosen,) = choose_tables(catalogue, [table]).tables
-    steps = install_plan(catalogue, [chosen], Settings(mode=mode), default_channel=CHANNEL)
-    await run_steps(connection, steps, is_single=True)

@@ -102,11 +102,6 @@ def settings_of(function: Function | None) -> Settings:
     )
 
 
-def has_silent_tables(catalogue: Catalogue) -> bool:
-    """True when a write may go to the journal without anything that would wake a relay, so that it has to poll."""
-    return any(settings_of(function).wake == "none" for function in catalogue.functions.values())
-
-
 def key_of(catalogue: Catalogue, relation: Relation) -> tuple[tuple[Column, ...], str]:
     """The columns of a table's key, or none and the reason why its events are table-wide."""
     root = catalogue.root(relation)

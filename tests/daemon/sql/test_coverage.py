@@ -10,7 +10,6 @@ from pgcachewatch_daemon.sql.coverage import (
     captures,
     enabled_wanted,
     firing_of,
-    has_silent_tables,
     installed_settings,
     key_of,
     problem_with,
@@ -156,11 +155,3 @@ def test_the_shape_of_a_table_wide_capture_has_no_key() -> None:
     capture = captures(catalogue, catalogue.family(1), Settings(mode="journal"), default_channel=CHANNEL)[1]
 
     assert shape_of(catalogue, capture).key == ()
-
-
-def test_a_table_that_wakes_nobody_is_found_among_others() -> None:
-    tables = [table(1, "t")]
-
-    assert not has_silent_tables(installed(tables))
-    assert not has_silent_tables(installed(tables, Settings(mode="journal")))
-    assert has_silent_tables(installed(tables, Settings(mode="journal", wake="none")))
