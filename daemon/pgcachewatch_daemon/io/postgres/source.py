@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import asyncpg
 
-from pgcachewatch.errors import ConfigurationError, LimitExceeded
+from pgcachewatch.errors import ConfigurationError
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
@@ -31,15 +31,13 @@ from pgcachewatch_daemon.io.postgres.dsn import POOLED, Unfit, advise, describe_
 from pgcachewatch_daemon.io.postgres.journal import Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalFeed
 from pgcachewatch_daemon.io.postgres.session import loopback_sql, open_session
+from pgcachewatch_daemon.io.postgres.wanted import OWN_CHANNELS, Wanted
 from pgcachewatch_daemon.io.postgres.watchdog import Watchdog
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL, RELAY_AWAKE
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
 
 LISTEN_BATCH = 50  # LISTENs between two looks at the loopback, so that a long list delays no heartbeat
-# Heard from the start, counted against nobody, no events.
-OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL, JOURNAL_CHANNEL)
-CHANNEL_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL cuts longer names off silently, and would then notify another channel
 REPEAT_LOG_S = 60.0
 UNPROVEN = (
     "loopback did not return within {:g} s: a transaction pooler such as PgBouncer between? give a direct DSN in "
@@ -70,9 +68,7 @@ class PostgresSource:
         self._own_pid = 0
         self._loss: LossReason | None = None
         self._stopping = False
-        self._wanted: dict[str, None] = {}  # in the order they were asked for
-        self._proven: set[str] = set()
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._wanted = Wanted()
         self._wake = asyncio.Event()
         self._interval_s = options.idle_heartbeat_s
         self._proven_interval_s = options.idle_heartbeat_s  # the one in force when the last loopback was sent
@@ -110,9 +106,7 @@ class PostgresSource:
             await asyncio.wait([self._task], timeout=1.0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.cancel()
-        self._waiters.clear()
+        self._wanted.close()
 
     def reload(self, options: SourceOptions) -> None:
         """Go on with these. The session there is stays; the next one is opened with what they say."""
@@ -125,44 +119,23 @@ class PostgresSource:
 
         Fails with ConfigurationError for a name PostgreSQL can not listen to, LimitExceeded above `channels_limit`.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.is_listening(channel):
-            future.set_result(None)
-            return future
-        limit = self._options.channels_limit
-        size = len(channel.encode("utf-8", "surrogatepass"))
-        if not 1 <= size <= CHANNEL_BYTES or "\0" in channel:
-            future.set_exception(
-                ConfigurationError(f"a channel name has 1 to {CHANNEL_BYTES} bytes and no NUL, not {channel[:80]!r}")
-            )
-        elif channel in OWN_CHANNELS:
-            future.set_exception(ConfigurationError(f"{channel} is the relay's own and has no events; choose another"))
-        elif channel not in self._wanted and len(self._wanted) >= limit:
-            future.set_exception(
-                LimitExceeded(
-                    f"channel {channel!r} would be one more than the limit of {limit} channels: "
-                    "use fewer channels, or raise channels_limit",
-                    rule="W-LIMIT-6",
-                    limit="channels",
-                    allowed=limit,
-                    value=limit + 1,
-                )
-            )
-        else:
-            self._wanted[channel] = None
-            self._waiters.setdefault(channel, []).append(future)
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+        future = self._wanted.ask(channel, limit=self._options.channels_limit)
+        if not future.done():
             self._wake.set()
         return future
 
     def is_listening(self, channel: str) -> bool:
         """True when notifications of this channel are being read right now."""
-        return self.is_up and channel in self._proven
+        return self.is_up and channel in self._wanted.proven
 
     def retain(self, channels: Iterable[str]) -> None:
         """Forget the channels nobody needs. Only while the source is down: a channel's past must stay whole."""
         if not self.is_up:
-            needed = set(channels) | self._waiters.keys()
-            self._wanted = {name: None for name in self._wanted if name in needed}
+            self._wanted.retain(channels)
 
     def set_busy(self, is_busy: bool) -> None:
         """With readers connected the heartbeat is `heartbeat_s`, without `idle_heartbeat_s`."""
@@ -262,7 +235,7 @@ class PostgresSource:
         await connection.add_listener(self._loopback_channel, self._notified)
         for own in OWN_CHANNELS:
             await connection.add_listener(own, self._notified)
-        for channel in tuple(self._wanted):
+        for channel in self._wanted:
             self._command_since_s = self._clock()
             await self._listen(connection, channel)
         self._own_pid = own_pid
@@ -276,7 +249,7 @@ class PostgresSource:
             self._warned_of = str(version)
             logger.warning("source version", version=str(version), problem=version.problem)
         self.stats.server, self.stats.version, self.stats.problem = describe_dsn(dsn), str(version), ""
-        facts = {"channels": len(self._proven), "journal": self._journal.stats.state}
+        facts = {"channels": self.stats.channels, "journal": self._journal.stats.state}
         logger.info("source up", server=self.stats.server, version=str(version), **facts)
         self._said = ("", "")
 
@@ -287,7 +260,7 @@ class PostgresSource:
             now_s = self._clock()
             if now_s >= self._loopback_due_s and not self._probe.is_in_flight:
                 await self._loop_back(connection)
-            missing = [channel for channel in self._wanted if channel not in self._proven][:LISTEN_BATCH]
+            missing = self._wanted.missing(LISTEN_BATCH)
             for channel in missing:
                 await self._listen(connection, channel)
             if now_s >= self._usage_due_s:
@@ -315,25 +288,15 @@ class PostgresSource:
         except asyncpg.PostgresError as error:
             if connection.is_closed():
                 raise
-            # A name the server's encoding can not hold, say. It concerns those who asked for it, nobody else.
-            self._wanted.pop(channel, None)
-            self._answer(channel, ConfigurationError(f"PostgreSQL can not LISTEN on {channel!r}: {error}"))
+            # A name the server's encoding can not hold, say.
+            self._wanted.refuse(channel, ConfigurationError(f"PostgreSQL can not LISTEN on {channel!r}: {error}"))
             return
         finally:
             self._command_since_s = 0.0
-        self._proven.add(channel)
-        self.stats.channels = len(self._proven)
+        self._wanted.proven.add(channel)
+        self.stats.channels = len(self._wanted.proven)
         if self.is_up:
-            self._answer(channel, None)
-
-    def _answer(self, channel: str, error: Exception | None) -> None:
-        for waiter in self._waiters.pop(channel, ()):
-            if waiter.done():
-                continue  # whoever asked has gone
-            if error is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
+            self._wanted.answer(channel)
 
     async def _loop_back(self, connection: asyncpg.Connection[Any]) -> None:
         now_s = self._clock()
@@ -443,8 +406,7 @@ class PostgresSource:
             self.since_s = self._clock()
             self._was_proven = True
             self._listener.source_up(self._opened)
-            for channel in self._waiters.keys() & self._proven:
-                self._answer(channel, None)
+            self._wanted.answer_proven()
             for row in self._opened.rows if self._opened is not None else ():
                 self._deliver(row.channel, row.payload)
             self._opened = None
@@ -482,7 +444,7 @@ class PostgresSource:
             return
         self._loss = reason
         was_up, self.is_up = self.is_up, False
-        self._proven.clear()
+        self._wanted.proven.clear()
         self.stats.channels = 0
         self._command_since_s = 0.0
         self._usage_due_s = 0.0
