@@ -40,8 +40,9 @@ from pgcachewatch_daemon.consuming import Consuming
 from pgcachewatch_daemon.core.access import ALLOWED, Forbidden, Grant
 from pgcachewatch_daemon.core.admission import Admission, Refuse
 from pgcachewatch_daemon.core.audience import Subscriber
-from pgcachewatch_daemon.core.hub import Answer as Reply
-from pgcachewatch_daemon.core.hub import Granted, Hub
+from pgcachewatch_daemon.core.granted import Answer as Reply
+from pgcachewatch_daemon.core.granted import Granted
+from pgcachewatch_daemon.core.hub import Hub
 from pgcachewatch_daemon.departures import DEFLATED, Departures
 from pgcachewatch_daemon.farewells import DRAINED, Farewells
 from pgcachewatch_daemon.feeds import Channels

@@ -12,7 +12,7 @@ from typing import assert_never
 from pgcachewatch.protocol import messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.access import Forbidden, Grant
-from pgcachewatch_daemon.core.hub import Answer, Granted
+from pgcachewatch_daemon.core.granted import Answer, Granted
 from pgcachewatch_daemon.inspection import Inspection, NotReady
 from pgcachewatch_daemon.sql.columns import Accepted, Refusal
 

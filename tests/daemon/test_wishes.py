@@ -8,7 +8,7 @@ from pgcachewatch.protocol.messages import Err
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon import wishes
 from pgcachewatch_daemon.core.access import ANYBODY, Forbidden, Grant
-from pgcachewatch_daemon.core.hub import Answer, Granted
+from pgcachewatch_daemon.core.granted import Answer, Granted
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from tests.daemon.sql.catalogues import CHANNEL, installed, table
 from tests.daemon.test_inspection import Stage

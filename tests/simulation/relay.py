@@ -26,8 +26,9 @@ from pgcachewatch.protocol.relay_session import (
     Unsubscribed,
 )
 from pgcachewatch_daemon.core.audience import Framing, Subscriber
+from pgcachewatch_daemon.core.granted import Granted
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits

@@ -23,6 +23,7 @@ from pgcachewatch.models import EVERYTHING, Event, Gap, Position
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber
+from pgcachewatch_daemon.core.granted import Answer, Granted
 from pgcachewatch_daemon.core.history import Entry, History, JournalFloor, TooOld
 from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Packet, bounded_ev
 from pgcachewatch_daemon.core.snapshot import Snapshot
@@ -55,24 +56,6 @@ class HubSettings:
     node: str
     heartbeat_ms: float
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A subscription with what its `subok` says beside it (W-ROW-2)."""
-
-    subscription: Subscription
-    types: tuple[str, ...] | None = None
-    notice: str | None = None
-
-    def subok(self, seq: int) -> messages.Subok:
-        """The answer, live from `seq`."""
-        one, types = self.subscription, None if self.types is None else list(self.types)
-        return messages.Subok(id=one.id, sid=one.sid, s=seq, types=types, notice=self.notice)
-
-
-# To one subscription of a hello. An error takes the place of `subok`, and that subscription is none (W-ROW-3).
-Answer = Granted | messages.Err
 
 
 class Hub:

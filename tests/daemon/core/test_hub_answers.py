@@ -8,8 +8,9 @@ from pgcachewatch.models import Gap, Scope
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.audience import Framing
+from pgcachewatch_daemon.core.granted import Granted
 from pgcachewatch_daemon.core.history import History, HistoryLimits
-from pgcachewatch_daemon.core.hub import Granted, Hub, HubSettings
+from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 
 
