@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pgcachewatch.errors import ConfigurationError, LimitExceeded, PGCacheWatchError
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats
 from pgcachewatch_daemon.io.postgres import SourceOptions, SourceStats
+from pgcachewatch_daemon.waiters import Waiters
 from pgcachewatch_daemon.workers.messages import (
     Ensure,
     Hasten,
@@ -41,7 +42,7 @@ class Upstream:
         self._say = say
         self._has_stamps = has_stamps
         self._channels: set[str] = set()
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiters = Waiters()
         self._round = 0
         self._is_busy = False
         self._told = State(is_busy=False, has_stamps=False)
@@ -53,10 +54,7 @@ class Upstream:
         """Nothing: the primary has begun."""
 
     async def close(self) -> None:
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.cancel()
-        self._waiters.clear()
+        self._waiters.close()
 
     def reload(self, options: SourceOptions) -> None:
         """Nothing: the session is the primary's."""
@@ -66,15 +64,13 @@ class Upstream:
 
     def ensure_channel(self, channel: str) -> asyncio.Future[None]:
         """As PostgresSource's: done once LISTEN is proven, fails for a name that can not be or a full relay."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.is_listening(channel):
-            future.set_result(None)
-            return future
-        waiters = self._waiters.setdefault(channel, [])
-        if not waiters:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+        if channel not in self._waiters.channels:
             self._say(Ensure(channel))
-        waiters.append(future)
-        return future
+        return self._waiters.add(channel)
 
     def retain(self, channels: Iterable[str]) -> None:
         """Tell the primary, in the round of the last loss: it forgets what no worker needs."""
@@ -117,8 +113,7 @@ class Upstream:
 
     def answer_listening(self) -> None:
         """Whoever waits for a channel that is listened to goes on."""
-        for channel in tuple(self._waiters.keys() & self._channels):
-            self._answer(channel, None)
+        self._waiters.answer_each(self._channels)
 
     def lost(self, told: SourceLost) -> None:
         self.is_up, self.since_s, self._round = False, told.since_s, told.round
@@ -130,7 +125,7 @@ class Upstream:
     def listening(self, channel: str) -> None:
         self._channels.add(channel)
         if self.is_up:
-            self._answer(channel, None)
+            self._waiters.answer(channel)
 
     def refused(self, told: ListenRefused) -> None:
         error: PGCacheWatchError = ConfigurationError(told.text)
@@ -138,16 +133,7 @@ class Upstream:
             error = LimitExceeded(
                 told.text, rule="W-LIMIT-6", limit="channels", allowed=told.limit, value=told.limit + 1
             )
-        self._answer(told.channel, error)
-
-    def _answer(self, channel: str, error: PGCacheWatchError | None) -> None:
-        for waiter in self._waiters.pop(channel, ()):
-            if waiter.done():
-                continue  # whoever asked has gone
-            if error is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
+        self._waiters.answer(told.channel, error)
 
 
 class UpstreamWatcher:

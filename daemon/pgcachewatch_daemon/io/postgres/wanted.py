@@ -13,6 +13,7 @@ from pgcachewatch.errors import ConfigurationError, LimitExceeded
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
 from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL
 from pgcachewatch_daemon.sql.functions import CATALOGUE_CHANNEL
+from pgcachewatch_daemon.waiters import Waiters
 
 # Heard from the start, counted against nobody, no events.
 OWN_CHANNELS = (TOKEN_CHANNEL, CATALOGUE_CHANNEL, JOURNAL_CHANNEL)
@@ -24,7 +25,7 @@ class Wanted:
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiters = Waiters()
         self.proven: set[str] = set()
 
     def __iter__(self) -> Iterator[str]:
@@ -36,13 +37,12 @@ class Wanted:
 
     def ask(self, channel: str, *, limit: int) -> asyncio.Future[None]:
         """Done once it is proven; at once with the error when it can not be had."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         refusal = self._refusal(channel, limit)
-        if refusal is not None:
-            future.set_exception(refusal)
-        else:
+        if refusal is None:
             self._names[channel] = None
-            self._waiters.setdefault(channel, []).append(future)
+            return self._waiters.add(channel)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(refusal)
         return future
 
     def _refusal(self, channel: str, limit: int) -> ConfigurationError | LimitExceeded | None:
@@ -65,32 +65,20 @@ class Wanted:
     def refuse(self, channel: str, error: Exception) -> None:
         """PostgreSQL would not LISTEN to it: that concerns those who asked for it, nobody else."""
         self._names.pop(channel, None)
-        self._answer(channel, error)
+        self._waiters.answer(channel, error)
 
     def answer(self, channel: str) -> None:
         """Notifications of it are being read."""
-        self._answer(channel, None)
+        self._waiters.answer(channel)
 
     def answer_proven(self) -> None:
-        for channel in self._waiters.keys() & self.proven:
-            self._answer(channel, None)
-
-    def _answer(self, channel: str, error: Exception | None) -> None:
-        for waiter in self._waiters.pop(channel, ()):
-            if waiter.done():
-                continue  # whoever asked has gone
-            if error is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
+        self._waiters.answer_each(self.proven)
 
     def retain(self, channels: Iterable[str]) -> None:
         """Forget those that are not among these and that nobody waits for."""
-        needed = set(channels) | self._waiters.keys()
+        needed = set(channels) | self._waiters.channels
         self._names = {name: None for name in self._names if name in needed}
 
     def close(self) -> None:
         """Whoever still waits is cancelled."""
-        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.cancel()
-        self._waiters.clear()
+        self._waiters.close()
