@@ -11,6 +11,8 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
@@ -26,7 +28,16 @@ from tests.postgres import Database, Server, Servers, all_binaries
 SERVERS = pytest.StashKey[Servers]()
 
 
+def _hear_interrupts() -> None:
+    """A script that runs the tests in its background has them, and all that they start, ignore interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _hear_interrupts()
     told = getattr(config, "workerinput", {}).get("postgres_server")
     config.stash[SERVERS] = Servers(main=Server(**told) if told else None)
 
