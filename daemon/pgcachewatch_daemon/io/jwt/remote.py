@@ -5,13 +5,15 @@ SPACING_S of the last, or whoever sends tokens would decide how often somebody e
 stays until something better comes: an issuer that is down for an hour must not end every client.
 
 The url is https, or http of this machine, also behind a redirect: whoever can change the answer on its way can sign
-tokens. Bounds: TIMEOUT_S for each step of a fetch, keys.TEXT_BYTES of an answer, one fetch at a time.
+tokens. Bounds: TIMEOUT_S for each step of a fetch, WHOLE_S for its answer, keys.TEXT_BYTES of that, one at a time. So
+a server that sends a byte now and then does not hold the thread, for which the end of the process waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage
@@ -24,6 +26,7 @@ from pgcachewatch_daemon.lines import line_logger
 
 SPACING_S = 5.0
 TIMEOUT_S = 5.0
+WHOLE_S = 10.0
 
 logger = line_logger(__name__)
 
@@ -107,14 +110,19 @@ def check_url(url: str) -> None:
     )
 
 
-def _get(url: str) -> tuple[Key, ...]:
+def _get(url: str, *, whole_s: float = WHOLE_S) -> tuple[Key, ...]:
     handlers: list[urllib.request.BaseHandler] = [_Redirects()]
     if _is_loopback(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
     opener = urllib.request.build_opener(*handlers)
     request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "pgcachewatch"})
+    ends_s = time.monotonic() + whole_s
+    content = bytearray()
     with opener.open(request, timeout=TIMEOUT_S) as answer:
-        content = answer.read(TEXT_BYTES + 1)
+        while len(content) <= TEXT_BYTES and (part := answer.read1(TEXT_BYTES)):
+            content += part
+            if time.monotonic() > ends_s:
+                raise TimeoutError(f"the answer took more than {whole_s:g} s")
     return read_keys(content.decode())
 
 

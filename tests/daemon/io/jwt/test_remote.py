@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, check_url
+from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, _get, check_url
 from tests.daemon.io.jwt.signing import jwk, jwks
 from tests.waiting import eventually
 
@@ -21,6 +22,7 @@ class Issuer(HTTPServer):
     status = 200
     location = ""
     requests = 0
+    drips = False
 
     @property
     def url(self) -> str:
@@ -36,6 +38,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.location:
             self.send_header("Location", self.server.location)
         self.end_headers()
+        if self.server.drips:
+            # A byte at a time, for as long as somebody reads: each read is answered, and the whole never.
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b" ")
         self.wfile.write(self.server.text.encode())
 
     def log_message(self, format: str, *args: object) -> None:
@@ -118,6 +125,13 @@ async def test_whoever_asks_often_does_not_have_them_fetched_often(issuer: Issue
     assert keys.fetch(), "it is under way"
     await eventually(lambda: issuer.requests == 2)
     keys.stop()
+
+
+def test_an_answer_that_never_ends_is_given_up(issuer: Issuer) -> None:
+    issuer.drips = True
+
+    with pytest.raises(TimeoutError, match="more than 0 s"):
+        _get(issuer.url, whole_s=0.0)
 
 
 async def test_an_answer_that_others_could_change_is_not_fetched_by_a_redirect(issuer: Issuer) -> None:
