@@ -4,7 +4,7 @@ Read when somebody asks and at no other time: an event costs nothing for it. So 
 here, since whoever is in step with others is not counted by itself.
 
 Bounds: CLIENTS and TABLES are listed, the slow ones and the latest first; tables are those of the CHANGES newest
-changes of the history. One look takes 2 to 3 ms then, which is why an answer is kept for a moment (status.py).
+changes of the history. One look takes 2 to 3 ms then, which is why an answer is kept for a moment (overview.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TableSight:
 
 @dataclass(frozen=True, slots=True)
 class Sights:
-    """One process's. `tables_total` and `clients_total`: with those that are not listed."""
+    """One process's. `tables_total`: with those that are not listed."""
 
     clients: tuple[ClientSight, ...] = ()
     tables: tuple[TableSight, ...] = ()
