@@ -373,25 +373,25 @@ class Connection(PausedReading):
 
     def _take(self, reader: FrameReader, data: bytes) -> None:  # hot path
         """Act on frames. After our close only the peer's own is of interest."""
-        ping: Ping | None = None
+        pongs: list[bytes] = []  # to pings in a row: one write, for each costs more than the rest of it
         for item in reader.feed(data):
             if isinstance(item, Ping):
-                ping = item  # of several in a row the last is answered (section 5.5.3)
+                pongs.append(pong_frame(item.payload))
                 continue
-            if ping is not None:
-                self._answer_ping(ping)
-                ping = None
+            if pongs:
+                self._answer_pings(pongs)
             if isinstance(item, (str, bytes)):
                 if self._stage == LIVE:
                     self._shared.application.received(self, item)
             else:
                 self._take_control(item)
-        if ping is not None:
-            self._answer_ping(ping)
+        if pongs:
+            self._answer_pings(pongs)
 
-    def _answer_ping(self, ping: Ping) -> None:
+    def _answer_pings(self, pongs: list[bytes]) -> None:
         if self._stage == LIVE:
-            self._send(pong_frame(ping.payload))
+            self._send(b"".join(pongs))
+        pongs.clear()
 
     def _take_control(self, item: Pong | Closed | Violation) -> None:
         match item:
