@@ -16,6 +16,14 @@ from tests.row_triggers import RowTriggers
 
 pytestmark = pytest.mark.every_server
 
+# In the test's own database: the server is shared with tests that run at the same time.
+ADVISORY_LOCKS = """
+SELECT count(*)
+  FROM pg_locks
+ WHERE locktype = 'advisory'
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
 
 class Relay:
     """The part of a relay that sleeps and wakes."""
@@ -120,13 +128,13 @@ async def test_whether_writers_notify_can_be_asked_and_asking_leaves_nothing(row
     assert await relay.take()
     assert not await other.fetchval(journal.is_free_sql())
     await relay.give_up()
-    assert await other.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert await other.fetchval(ADVISORY_LOCKS) == 0
 
 
 async def test_writers_leave_no_lock_behind(rows: RowTriggers) -> None:
     await rows.told("BEGIN", "UPDATE t SET v = 1", "SAVEPOINT x", "DELETE FROM t", "ROLLBACK TO x")
 
-    assert await rows.writer.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert await rows.writer.fetchval(ADVISORY_LOCKS) == 0
 
 
 @pytest.fixture
