@@ -18,6 +18,7 @@ from pgcachewatch.models import Event
 from pgcachewatch_daemon.commands.database import run_steps
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.io.catalogue import fetch_catalogue
+from pgcachewatch_daemon.io.postgres.journal import content_of
 from pgcachewatch_daemon.sql import coverage, journal, plan
 from pgcachewatch_daemon.sql.capture import Mode
 from pgcachewatch_daemon.sql.catalogue import Catalogue
@@ -130,24 +131,11 @@ class RowTriggers:
             await ended.wait()
 
 
-OPERATIONS = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
-
-
 def as_payload(row: asyncpg.Record) -> str:
     """A row of the journal as its trigger would have notified it."""
     assert row["channel"] == CHANNEL
-    content = {
-        "operation": OPERATIONS[row["op"]],
-        "table": row["table_name"],
-        "schema": row["table_schema"],
-        "sent_at": row["at"].isoformat(),
-        "xid": row["xid"],
-        "v": 1,
-    }
-    if row["keys"] is not None:
-        content |= {"key": row["key"], "keys": row["keys"]} | ({"columns": row["columns"]} if row["columns"] else {})
-    if row["note"] is not None:
-        content["error"] = row["note"]
+    content = content_of(dict(row))
+    del content["id"]  # which no notification has
     return json.dumps(content)
 
 

@@ -77,17 +77,18 @@ async def test_a_statement_that_changes_nothing_sends_nothing(rows: RowTriggers,
     assert await rows.payloads(statement) == []
 
 
-async def test_a_writer_that_is_traced_says_so_and_nothing_else_that_is_set_gets_in(notifying: RowTriggers) -> None:
-    await notifying.install("t")
+async def test_a_writer_that_is_traced_says_so_and_nothing_else_that_is_set_gets_in(rows: RowTriggers) -> None:
+    await rows.install("t")
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
     for text, expected in ((traceparent, traceparent), ('x","table":"other', None), (f"{traceparent}\n", None)):
         quoted = text.replace("'", "''")
         update = "UPDATE t SET v = v + 1 WHERE id = 1"
-        payloads = await notifying.payloads(f"BEGIN; SET LOCAL pgcachewatch.traceparent = '{quoted}'; {update}; COMMIT")
-        assert [json.loads(each).get("traceparent") for each in payloads] == [expected]
-        assert [json.loads(each)["table"] for each in payloads] == ["t"]
-    (after,) = await notifying.payloads("UPDATE t SET v = v + 1 WHERE id = 1")
+        payloads = await rows.payloads(f"BEGIN; SET LOCAL pgcachewatch.traceparent = '{quoted}'; {update}; COMMIT")
+        contents = [json.loads(each) for each in payloads]
+        assert [each.get("traceparent") for each in contents] == [expected]
+        assert [(each["table"], each["keys"], "error" in each) for each in contents] == [("t", ["1"], False)]
+    (after,) = await rows.payloads("UPDATE t SET v = v + 1 WHERE id = 1")
     assert "traceparent" not in after, "it ends with the transaction"
 
 

@@ -13,9 +13,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from pgcachewatch.models import DEFAULT_PG_CHANNEL
 from tests.postgres import Database
 from tests.raw_client import notify, payload
 from tests.relay_process import RelayProcess
+from tests.row_triggers import RowTriggers
 from tests.waiting import eventually
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -80,6 +82,22 @@ async def test_a_trace_goes_on_from_the_writer_to_the_fan_out(
     named = {each.key: each.value.string_value for each in resource.attributes}
     assert named["service.name"] == "pgcachewatch"
     assert named["service.instance.id"] == "here"
+
+
+async def test_a_trace_goes_on_through_the_journal(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = await RowTriggers.open(database, "journal")
+    await rows.writer.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await rows.install("t", channel=DEFAULT_PG_CHANNEL)
+    with Collector().listening() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        with RelayProcess(database.dsn, tracing="true"):
+            async with rows.writer.transaction():
+                await rows.writer.execute(f"SET LOCAL pgcachewatch.traceparent = '00-{TRACE}-{PARENT}-01'")
+                await rows.writer.execute("INSERT INTO t VALUES (1)")
+            await eventually(lambda: bool(collector.spans))
+    (span,) = collector.spans
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
 
 
 async def test_a_collector_that_is_away_holds_nobody_back(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """OpenTelemetry: one span for each event, from its notification to the last write of the burst it was part of.
 
 The span is a child of the writer's own, where the payload names one: `SET LOCAL pgcachewatch.traceparent = '00-...'`
-before the write makes our triggers put it there, and who notifies by hand may add the field `traceparent`. Where to,
-how many and how often is the operator's to say, by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_TRACES_SAMPLER and so on). A span holds names of channel, table and operation, and no key of any row.
+before the write makes our triggers put it there, or into the row of the journal that becomes the payload, and who
+notifies by hand may add the field `traceparent`. Where to, how many and how often is the operator's to say, by
+OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and so on). A span holds names of
+channel, table and operation, and no key of any row.
 
 Imported only when `tracing` is on, so that a relay without it pays nothing and needs no package. Spans are sent by a
 thread of the SDK. Bound: PENDING spans of a burst, those behind are left out; the SDK's queue, which drops.

@@ -7,7 +7,7 @@ three AFTER statement triggers with transition tables and one for TRUNCATE. They
     schema xid v              the table's schema, the writer's 64-bit transaction id as text, the version of this format
     key columns               names of the key's columns in order, and of the further columns that `keys` speak of
     keys                      what changed, old and new; absent when it may be any row of the table
-    traceparent               the writer's trace context, where it did SET LOCAL pgcachewatch.traceparent (direct mode)
+    traceparent               the writer's trace context, where it did SET LOCAL pgcachewatch.traceparent
     error                     SQLSTATE of what went wrong in the trigger; such an event has no `keys`
 
 `keys` has a text per changed row and per value of a further column. A key of one column is the canonical text of its

@@ -18,7 +18,7 @@ the end of a long transaction would keep the relay from taking it all that time,
 
 from __future__ import annotations
 
-from pgcachewatch_daemon.sql.capture import RELATIVES, Capture, Operation, collect
+from pgcachewatch_daemon.sql.capture import IS_TRACED, RELATIVES, TRACEPARENT, Capture, Operation, collect
 
 SCHEMA = "pgcachewatch"
 JOURNAL_CHANNEL = "pgcachewatch_journal"
@@ -28,6 +28,10 @@ PRUNE_LOCK = (JOURNAL_LOCK[0], 2)  # held by the relay that prunes, to the end o
 RELAY_AWAKE = "awake"  # what the relay notifies that has taken JOURNAL_LOCK
 RESET = "reset "  # begins the notification of a function that fails open
 UNWRITABLE = "55000"  # object_not_in_prerequisite_state
+
+# SQLSTATE of what went wrong, the trace context of a writer that has set one, or both with a space between. It has no
+# column of its own: a journal that an older release made would lack it, and take no writes until it is repaired.
+_NOTE = f"CASE WHEN {IS_TRACED}\n      THEN pg_catalog.concat_ws(' ', reason, {TRACEPARENT}) ELSE reason END"
 
 LETTERS: dict[Operation, str] = {"insert": "i", "update": "u", "delete": "d", "truncate": "t"}
 
@@ -90,7 +94,7 @@ def _recorded(capture: Capture, operation: Operation) -> str:
 def _insert(capture: Capture, operation: Operation) -> str:
     letter = "pg_catalog.lower(pg_catalog.left(TG_OP, 1))" if operation == "row" else f"'{LETTERS[operation]}'"
     target = f"  INSERT INTO {SCHEMA}.journal (shape, rel, op, keys, note)"
-    values = f"{capture.shape_id}, {{rel}}, {letter}, {{keys}}, reason"
+    values = f"{capture.shape_id}, {{rel}}, {letter}, {{keys}}, {_NOTE}"
     if not capture.has_relatives:
         return f"{target}\n    VALUES ({values.format(rel='told', keys='found')});"
     # By inheritance a row is in several tables at once: each other one gets a table-wide row.

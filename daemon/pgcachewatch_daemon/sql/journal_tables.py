@@ -1,6 +1,6 @@
 """The tables of journal mode: made once, mended by running the same statements again, dropped with the schema.
 
-    journal        one row per statement: xid, seq, at, shape, rel, op, keys, note. What its trigger told
+    journal        one row per statement: xid, seq, at, shape, rel, op, keys, note (sql.entries). What its trigger told
     shapes         what `keys` are made of (sql.shapes)
     epoch          UNLOGGED, one row: a crash, a failover or a restore empties it, and the relay then makes another id
     journal_state  one row: what was pruned, and how often relays have started

@@ -30,6 +30,7 @@ from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.wakefulness import Act, State, Wakefulness, WakeOptions
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.sql import journal as sql
+from pgcachewatch_daemon.sql.capture import TRACEPARENT_LETTERS
 
 JournalState = Literal["absent", "awake", "draining", "asleep"]
 JOURNAL_STATES: tuple[JournalState, ...] = get_args(JournalState)
@@ -260,6 +261,6 @@ def content_of(record: Mapping[str, Any]) -> dict[str, object]:
         if record["columns"]:
             content["columns"] = record["columns"]
         content["keys"] = record["keys"]
-    if record["note"] is not None:
-        content["error"] = record["note"]
+    for part in (record["note"] or "").split():
+        content["traceparent" if len(part) == TRACEPARENT_LETTERS else "error"] = part
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.postgres import journal
 from pgcachewatch_daemon.io.postgres.contract import SourceOptions
-from pgcachewatch_daemon.io.postgres.journal import JournalReader, Written
+from pgcachewatch_daemon.io.postgres.journal import JournalReader, Written, content_of
 from pgcachewatch_daemon.io.postgres.session import open_session
 from pgcachewatch_daemon.sql.journal import is_free_sql
 from tests.postgres import Database
 from tests.row_triggers import CHANNEL, RowTriggers
+
+AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
@@ -57,6 +61,30 @@ async def test_a_row_is_the_payload_that_its_trigger_would_have_notified(rows: R
     assert (content["key"], content["keys"]) == (["id"], ["7"])
     assert content["id"] == f"{content['xid']}:1"
     assert await one.poll() == []
+
+
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        (None, {}),
+        ("22003", {"error": "22003"}),
+        (TRACEPARENT, {"traceparent": TRACEPARENT}),
+        (f"22003 {TRACEPARENT}", {"error": "22003", "traceparent": TRACEPARENT}),
+    ],
+)
+def test_a_note_says_what_went_wrong_and_whose_trace_the_write_was_part_of(note: str | None, said: object) -> None:
+    row = {
+        "op": "u",
+        "table_name": "t",
+        "table_schema": "s",
+        "at": AT,
+        "xid": "7",
+        "seq": 1,
+        "keys": None,
+        "note": note,
+    }
+    content = content_of(row)
+    assert {name: content[name] for name in ("error", "traceparent") if name in content} == said
 
 
 async def test_what_commits_late_is_read_when_it_does_and_holds_nobody_up(rows: RowTriggers) -> None:
