@@ -22,8 +22,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pgcachewatch.protocol import codec
 from pgcachewatch.protocol.relay_session import CloseWith
-from pgcachewatch_daemon.core.outbox import Outbox, OutboxLimits, Packet
+from pgcachewatch_daemon.core.outbox import Outbox, OutboxLimits, Packet, bounded_ev
 from pgcachewatch_daemon.core.stats import HubStats
 
 if TYPE_CHECKING:
@@ -223,3 +224,19 @@ class Audience:
         # One reader of a stream whose queue is full is closed; the queue of all of them is written instead.
         limits = replace(self._limits, bytes=sys.maxsize) if self.is_stream else self._limits
         return Outbox(limits, frame=self.framing.frame, stats=self._stats)
+
+
+def event_packet(framing: Framing, previous: int, seq: int, items: Sequence[codec.Item]) -> Packet:  # hot path
+    return Packet(framing.frame(bounded_ev(previous, seq, items)), "event", previous, seq, items)
+
+
+def mark_packet(
+    framing: Framing,
+    previous: int,
+    seq: int,
+    as_of_ms: float | None,
+    snapshot: str | None = None,
+    position: str | None = None,
+) -> Packet:
+    text = codec.encode_mark(previous, seq, as_of_ms, snapshot, position)
+    return Packet(framing.frame(text), "mark", previous, seq, as_of_ms=as_of_ms)

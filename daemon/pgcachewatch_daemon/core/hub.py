@@ -22,17 +22,15 @@ from typing import Literal, Protocol
 from pgcachewatch.models import EVERYTHING, Event, Gap, Position
 from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
-from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber
+from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber, event_packet, mark_packet
 from pgcachewatch_daemon.core.granted import Answer, Granted
 from pgcachewatch_daemon.core.history import Entry, History, JournalFloor, TooOld
-from pgcachewatch_daemon.core.outbox import Conflation, Outbox, OutboxLimits, Packet, bounded_ev
+from pgcachewatch_daemon.core.outbox import Outbox, OutboxLimits, Packet
+from pgcachewatch_daemon.core.replay import TooMuch, replay
 from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.stats import HubStats
-from pgcachewatch_daemon.core.subscriptions import Directory, Group, Wishes
+from pgcachewatch_daemon.core.subscriptions import Directory, Group
 
-# What is replayed to one connection, in outboxes. More than one: a stream that was closed because its outbox was full
-# has missed at least that much, and is to resume without a gap (W-SLOW-2).
-REPLAY_OUTBOXES = 2
 PLAIN_GAP = 1012  # "service restart": the one close code a published client takes as a loss (W-PLAIN-3)
 
 
@@ -118,23 +116,22 @@ class Hub:
         is_stream = any(subscription.mode == "stream" for subscription in subscriptions)
         subscriber = Subscriber(self._outbox(framing, is_stream=is_stream), framing, name=hello.name or "")
         missed = self._missed(hello.resume, head, is_log_whole=is_log_whole)
-        replay = [] if missed is None else self._replay(missed, subscriptions, hello.resume, head, framing)
-        replay_bytes = sum(len(packet.data) for packet in replay)
-        if replay_bytes > REPLAY_OUTBOXES * self._settings.outbox.bytes:
-            missed, replay = None, []  # more than this connection may hold: an honest flush instead
+        replayed = self._replay(missed, subscriptions, hello.resume, head, framing)
+        if isinstance(replayed, TooMuch):
+            missed, replayed = None, []
             self.stats.not_resumed_history += 1
         self.stats.resumed += missed is not None
         self._control(subscriber, self._welcome(head, now_ms, resumed=missed is not None))
         for answer in answers:
             self._control(subscriber, answer.subok(head.seq) if isinstance(answer, Granted) else answer)
-        if replay:
-            self.stats.frames += len(replay)
-            self.stats.frame_bytes += replay_bytes
-            subscriber.own_outbox().replay(replay)
+        if replayed:
+            self.stats.frames += len(replayed)
+            self.stats.frame_bytes += sum(len(packet.data) for packet in replayed)
+            subscriber.own_outbox().replay(replayed)
         cursor = head.seq
-        if missed is not None and hello.resume is not None and not replay:
+        if missed is not None and hello.resume is not None and not replayed:
             cursor = hello.resume.s
-        self._offer(subscriber, _mark_packet(framing, cursor, head.seq, self._proven_ms, position=self._place))
+        self._offer(subscriber, mark_packet(framing, cursor, head.seq, self._proven_ms, position=self._place))
         self._enter(subscriber, subscriptions)
         self.stats.clients += 1
         return subscriber
@@ -189,7 +186,7 @@ class Hub:
             items = group.items_for(change)
             if items:
                 audience = group.audience
-                packet = _event_packet(audience.framing, group.cursor, seq, items)
+                packet = event_packet(audience.framing, group.cursor, seq, items)
                 group.cursor = seq
                 self._fan_out(audience, packet)
         plain = self._plain.get(channel)
@@ -208,7 +205,7 @@ class Hub:
         self.stats.marks += 1
         for group in self._directory:
             audience, told = group.audience, snapshot if group.has_stamps else None
-            packet = _mark_packet(audience.framing, group.cursor, head, as_of_ms, told, position)
+            packet = mark_packet(audience.framing, group.cursor, head, as_of_ms, told, position)
             group.cursor = head
             self._fan_out(audience, packet)
 
@@ -317,7 +314,7 @@ class Hub:
         """Bring a group to the head, so that members may come and go there."""
         head = self.position.seq
         if group.cursor != head:
-            packet = _mark_packet(group.audience.framing, group.cursor, head, None)
+            packet = mark_packet(group.audience.framing, group.cursor, head, None)
             group.cursor = head
             self._fan_out(group.audience, packet)
 
@@ -381,35 +378,16 @@ class Hub:
 
     def _replay(
         self,
-        missed: Sequence[Entry],
-        subscriptions: tuple[Subscription, ...],
+        missed: Sequence[Entry] | None,
+        subscriptions: Sequence[Subscription],
         resume: messages.Resume | None,
         head: Position,
         framing: Framing,
-    ) -> list[Packet]:
-        """One conflated set for invalidate mode, then each event for stream mode; the last one reaches the head.
-
-        The conflated set goes first and does not move the position: were the link to break between the two, a client
-        further on would resume behind changes it never saw.
-        """
-        assert resume is not None
-        invalidate = Wishes(tuple(one for one in subscriptions if one.mode == "invalidate"))
-        stream = Wishes(tuple(one for one in subscriptions if one.mode == "stream"))
-        conflation = Conflation()
-        packets: list[Packet] = []
-        cursor = resume.s
-        for entry in missed:
-            conflation.add(invalidate.items_for(entry.change), self._settings.outbox, HubStats())
-            if items := stream.items_for(entry.change):
-                packets.append(_event_packet(framing, cursor, entry.seq, items))
-                cursor = entry.seq
-        if conflation.has_changes:
-            seq = resume.s if packets else head.seq
-            cursor = cursor if packets else head.seq
-            packets.insert(0, _event_packet(framing, resume.s, seq, conflation.items()))
-        if packets and cursor != head.seq:
-            packets.append(_mark_packet(framing, cursor, head.seq, None))
-        return packets
+    ) -> list[Packet] | TooMuch:
+        if missed is None or resume is None:
+            return []
+        limits = self._settings.outbox
+        return replay(missed, subscriptions, since=resume.s, head=head.seq, framing=framing, limits=limits)
 
     def _welcome(self, head: Position, now_ms: float, *, resumed: bool) -> messages.Welcome:
         settings = self._settings
@@ -463,19 +441,3 @@ class Hub:
         self._dirty_apart[subscriber] = None
         if not had_work:
             self._on_dirty()
-
-
-def _event_packet(framing: Framing, previous: int, seq: int, items: Sequence[codec.Item]) -> Packet:  # hot path
-    return Packet(framing.frame(bounded_ev(previous, seq, items)), "event", previous, seq, items)
-
-
-def _mark_packet(
-    framing: Framing,
-    previous: int,
-    seq: int,
-    as_of_ms: float | None,
-    snapshot: str | None = None,
-    position: str | None = None,
-) -> Packet:
-    text = codec.encode_mark(previous, seq, as_of_ms, snapshot, position)
-    return Packet(framing.frame(text), "mark", previous, seq, as_of_ms=as_of_ms)

@@ -22,6 +22,8 @@ from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing
 
 ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one with key null
+# So many keys of one event are held against the subscriptions of one client, all together; above, none is told apart.
+KEYS_LOOKED_AT = 200_000
 
 
 class Wishes:
@@ -46,8 +48,12 @@ class Wishes:
             for subscription in wanted:
                 _add_gap(items, subscription, change)
         else:
-            for subscription in self._by_channel.get(change.channel, ()):
-                _add_event(items, subscription, change)
+            wanted = self._by_channel.get(change.channel, ())
+            has_keys = (
+                change.keys is None or len(change.keys) * len(wanted) <= KEYS_LOOKED_AT or _is_cheap(change, wanted)
+            )
+            for subscription in wanted:
+                _add_event(items, subscription, change, has_keys=has_keys)
         return items
 
 
@@ -62,7 +68,13 @@ class Group(Wishes):
         self.cursor = cursor
 
 
-def _add_event(items: list[Item], subscription: Subscription, event: Event) -> None:
+def _is_cheap(event: Event, wanted: Sequence[Subscription]) -> bool:
+    """True when the event's keys can be held against those of `wanted` that are for its table."""
+    concerned = sum(subscription.table in (None, event.table) for subscription in wanted)
+    return len(event.keys or ()) * concerned <= KEYS_LOOKED_AT
+
+
+def _add_event(items: list[Item], subscription: Subscription, event: Event, *, has_keys: bool) -> None:
     operation = OP_CODES[event.operation]
     if (
         (subscription.table is not None and subscription.table != event.table)
@@ -72,7 +84,7 @@ def _add_event(items: list[Item], subscription: Subscription, event: Event) -> N
         return
     # Of which schema's rows is not said: theirs may be somebody else's to know, and any of ours may have changed.
     is_elsewhere = subscription.schema is not None and event.schema_name is None
-    keys = None if is_elsewhere else told_keys(event, subscription.columns)
+    keys = told_keys(event, subscription.columns) if has_keys and not is_elsewhere else None
     if keys is not None and subscription.keys is not None:
         keys = tuple(key for key in keys if key in subscription.keys)
         if not keys:

@@ -14,7 +14,7 @@ from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.stats import HubStats
-from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, Directory, Group, Wishes, told_keys
+from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, KEYS_LOOKED_AT, Directory, Group, Wishes, told_keys
 
 NOBODY = Audience(OutboxLimits(), Framing(str.encode), stats=HubStats(), is_stream=False)
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -40,6 +40,21 @@ def test_very_many_keys_become_one_item_for_the_whole_subscription() -> None:
     many = [str(number) for number in range(ITEMS_PER_EVENT + 1)]
     assert len(group().items_for(event(keys=many[:-1]))) == ITEMS_PER_EVENT
     assert group().items_for(event(keys=many)) == [(1, "u", None)]
+
+
+def test_very_many_keys_for_very_many_subscriptions_are_told_apart_for_none_of_its_table() -> None:
+    keys = [str(number) for number in range(ITEMS_PER_EVENT)]
+    many = KEYS_LOOKED_AT // ITEMS_PER_EVENT
+    elsewhere = [Subscription(sid, sid, "c", "orders") for sid in range(101, 1_000)]
+    fitting = [Subscription(sid, sid, "c", "users") for sid in range(1, many)]
+    stream = Subscription(1_000, 1, "c", mode="stream")
+    bulk = event(keys=keys)
+
+    assert len(Wishes((*elsewhere, *fitting, stream)).items_for(bulk)) == (many - 1) * ITEMS_PER_EVENT + 1
+    *told, detailed = Wishes((*fitting, fitting[0], stream)).items_for(bulk)
+    assert {item[2] for item in told} == {None}
+    assert len(told) == many
+    assert detailed[3]["keys"] == keys  # type: ignore[misc]  # a stream's item has what it is about behind its key
 
 
 COMPOSITE = {"key": ["a", "b"], "columns": ["tenant"], "keys": ['["1","ü"]', '["2","\\""]', "tenant=5", "tenant"]}
