@@ -87,7 +87,7 @@ class Inspection:
         self._doubted = doubted
         self.has_looked = asyncio.Event()
         self._last: Assessment | None = None
-        self._read_at_s = 0.0
+        self._read_at_s = now_s()  # when nothing was read yet: since the start
         self._began_s = 0.0  # when the last look began
         self._asked: dict[tuple[object, ...], float] = {}  # what would be refused, and when it was asked first
         self._advised = 0
@@ -100,8 +100,8 @@ class Inspection:
 
     @property
     def age_s(self) -> float:
-        """Of the last look; 0 before the first."""
-        return self._now_s() - self._read_at_s if self._last is not None else 0.0
+        """Of the last look; before the first it counts from the start, so that one that never succeeds is seen."""
+        return self._now_s() - self._read_at_s
 
     def believed(self, change: Event | Gap) -> Event | Gap:  # hot path
         """`change` without its keys while its table's triggers write them for columns of another type.

@@ -69,7 +69,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("history.bytes", "their estimated size"),
     ("history.age_s", "of the oldest"),
     ("drift.findings", "triggers that are not as they were installed"),
-    ("drift.checked_s", "since the last look at the catalogue"),
+    ("drift.checked_s", "since the last look at the catalogue, or since the start"),
     ("drift.listed[].kind", "of the first of them"),
     ("drift.listed[].table", "as it can be typed"),
     ("drift.listed[].detail", "what is wrong"),

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Protocol, get_args
 
 from pgcachewatch_daemon.authentication import Authentication
 from pgcachewatch_daemon.consuming import Consuming
+from pgcachewatch_daemon.core.intake import Fault
 from pgcachewatch_daemon.core.stats import HubStats, IntakeStats, TokenStats
 from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.catalogue import CatalogueStats
 from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
-from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, SourceStats
+from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, LossReason, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketStats
+
+RELOADS = ("applied", "refused")
 
 
 class Log(Protocol):
@@ -74,7 +77,7 @@ def source_readings(
         "source_up": float(by_name["source"].is_passing),
         "source_connects": source.connects,
         "source_connect_failures": source.connect_failures,
-        "source_losses": _labelled(source.losses),
+        "source_losses": _labelled(source.losses, get_args(LossReason)),
         "source_channels": source.channels,
         "notify_queue_usage_ratio": source.queue_usage,
         "loopback_age_seconds": by_name["loopback"].since_s,
@@ -90,12 +93,12 @@ def source_readings(
         "catalogue_age_seconds": inspection.age_s,
         "epoch_changes": _labelled(epoch_changes),
         "events_received": intake.received - sum(intake.invalid.values()),
-        "gaps_received": _labelled(intake.invalid),
+        "gaps_received": _labelled(intake.invalid, get_args(Fault)),
         "handler_failures": source.handler_failures,
         "history_events": log.events,
         "history_bytes": log.size_bytes,
         "history_age_seconds": log.oldest_age_s(now_s),
-        "reloads": _labelled(reloads),
+        "reloads": _labelled(reloads, RELOADS),
         "workers": workforce.alive,
         "worker_restarts": workforce.restarts,
         "worker_silences": workforce.silences,
@@ -167,8 +170,16 @@ def client_readings(
     }
 
 
-def _labelled(counts: Mapping[str, int] | Mapping[int, int]) -> dict[tuple[str, ...], float]:
-    return {(str(label),): float(count) for label, count in counts.items()}
+def _labelled(
+    counts: Mapping[str, int] | Mapping[int, int], known: Collection[str] = ()
+) -> dict[tuple[str, ...], float]:
+    """`known` labels are there from the start, at 0.
+
+    A series that begins at 1 has not increased: an alert on `increase()` would sleep through the first of its kind.
+    """
+    return dict.fromkeys(((label,) for label in known), 0.0) | {
+        (str(label),): float(count) for label, count in counts.items()
+    }
 
 
 def package_version() -> str:

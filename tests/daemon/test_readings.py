@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from pgcachewatch_daemon.core.stats import HubStats, TokenStats
 from pgcachewatch_daemon.io.metrics import METRICS, Histogram
 from pgcachewatch_daemon.io.websocket import SocketStats
 from pgcachewatch_daemon.readings import Durations, client_readings
 from pgcachewatch_daemon.relay import Relay, RelayOptions
+from tests.tidy.tree import ROOT
 
 
 def of_clients() -> dict[str, object]:
@@ -21,6 +24,15 @@ async def test_a_relay_reads_each_row_of_the_table_and_no_other() -> None:
     relay = Relay(RelayOptions())
     assert set(relay.readings()) == {row.name for row in METRICS}
     assert relay.readings()["workers"] == 1
+
+
+async def test_a_count_whose_increase_is_alerted_on_has_its_labels_from_the_start() -> None:
+    alerts = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    watched = set(re.findall(r"increase\(pgcachewatch_(\w+?)_total", alerts))
+    readings = Relay(RelayOptions()).readings()
+    assert {"source_losses", "gaps_received", "reloads"} <= watched
+    # From nothing to 1 is no increase to Prometheus: the first of its kind would wake nobody.
+    assert [name for name in sorted(watched) if readings[name] == {}] == []
 
 
 def test_what_is_told_of_clients_is_a_part_of_it_with_the_labels_of_the_table() -> None:

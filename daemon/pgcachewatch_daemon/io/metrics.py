@@ -122,7 +122,12 @@ METRICS: tuple[Row, ...] = (
     Row("drift_findings", "gauge", "findings", "Triggers that are not as they were installed", ("kind",)),
     Row("drift_gaps", "counter", "tables", "Tables declared changed because writes to them may have raised no event"),
     Row("drift_checks", "counter", "queries", "Looks at the catalogue by how they ended", ("result",)),
-    Row("catalogue_age_seconds", "gauge", "seconds", "Age of the last look at the catalogue; 0 before the first"),
+    Row(
+        "catalogue_age_seconds",
+        "gauge",
+        "seconds",
+        "Age of the last look at the catalogue, before the first that of the relay",
+    ),
     Row("epoch_changes", "counter", "epochs", "New epochs: every client's cache is flushed", ("reason",)),
     Row("events_received", "counter", "events", "Notifications that were read as events"),
     Row("gaps_received", "counter", "gaps", "Notifications that could not be read and became gaps", ("reason",)),
