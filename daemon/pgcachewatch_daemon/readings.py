@@ -177,9 +177,8 @@ def _labelled(
 
     A series that begins at 1 has not increased: an alert on `increase()` would sleep through the first of its kind.
     """
-    return dict.fromkeys(((label,) for label in known), 0.0) | {
-        (str(label),): float(count) for label, count in counts.items()
-    }
+    found: dict[tuple[str, ...], float] = {(label,): 0.0 for label in known}
+    return found | {(str(label),): float(count) for label, count in counts.items()}
 
 
 def package_version() -> str:

@@ -40,6 +40,7 @@ def test_the_policy_lets_only_this_origin_s_files_run() -> None:
     rules = dict(rule.split(" ", 1) for rule in POLICY.split("; "))
     assert rules["default-src"] == "'none'"
     assert (rules["script-src"], rules["style-src"], rules["connect-src"]) == ("'self'",) * 3
+    assert rules["img-src"] == "'self'"
     assert "unsafe" not in POLICY
     assert ASSETS.answer(HOME).headers["Content-Security-Policy"] == POLICY
     assert ASSETS.answer(HOME).headers["X-Content-Type-Options"] == "nosniff"
@@ -59,3 +60,26 @@ def test_no_script_makes_markup_out_of_text(name: str) -> None:
     assert re.findall(forbidden, TEXTS[name]) == []
     imported = re.findall(r'from "\./([^"]+)"', TEXTS[name])
     assert set(imported) <= ASSETS.names
+
+
+def brightness(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted(map(brightness, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_texts_and_controls_are_told_from_their_ground_in_light_and_dark() -> None:
+    blocks = re.findall(r":root \{(.*?)\}", TEXTS["page.css"], re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+        grounds = [colours[name] for name in ("ground", "card", "hover", "warn-ground", "bad-ground")]
+        for text in ("ink", "soft", "faint", "blue", "good", "warn", "bad"):
+            assert min(contrast(colours[text], ground) for ground in grounds) >= 4.5, text  # WCAG 1.4.3, AA
+        assert min(contrast(colours["edge"], ground) for ground in grounds) >= 3.0, "1.4.11: borders of fields"

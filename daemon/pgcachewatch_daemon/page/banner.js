@@ -4,6 +4,15 @@ import { duration, make, show, write } from "./words.js";
 
 const GOOD = new Set(["flowing"]);
 const WAITING = new Set(["waiting", "starting", "draining"]);
+// Without a token that shows the state there is no more to go by than which check fails.
+const UNREADY = {
+  source: "PostgreSQL is not there",
+  loopback: "Events are not proven to flow",
+  accepting: "The relay is going away",
+};
+const ADVICE =
+  "Clients stop trusting their caches once their staleness bound is over, and read from the database. " +
+  "Why it is so, and what to do, is told to who has a token with the mode status, and in the relay's log.";
 const NAMES = { source: "PostgreSQL", loopback: "Proof of flow", accepting: "Lets clients in" };
 
 export class Banner {
@@ -38,17 +47,14 @@ export class Banner {
     const found = Object.entries(checks).map(([name, check]) => ({ name, ...check }));
     const failing = found.find((check) => !check.ok);
     if (ready) this.say("flowing", "Events are flowing", checks.source.since_s, "");
-    else this.say("lost", `Not ready: ${NAMES[failing.name] || failing.name}`, failing.since_s, failing.detail);
+    else this.say("lost", UNREADY[failing.name] || `Not ready: ${failing.name}`, failing.since_s, ADVICE);
     this.list(found);
   }
 
-  // Nobody answers.
-  silent() {
-    this.silentSince ??= performance.now();
-    const text =
-      "Is the process running, and does the way to it stand? Clients stop trusting their caches once their staleness " +
-      "bound is over, and read from the database. This page tries again each second.";
-    this.say("silent", "The relay does not answer", (performance.now() - this.silentSince) / 1000, text);
+  // The state is not known: nobody answers, or somebody else does.
+  trouble(title, advice) {
+    this.silentSince ??= Date.now();
+    this.say("silent", title, (Date.now() - this.silentSince) / 1000, advice);
     this.list([]);
   }
 

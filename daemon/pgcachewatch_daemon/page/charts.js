@@ -76,11 +76,11 @@ export class Chart {
     parent.append(card);
   }
 
-  // One value for each line, null where it is not known.
-  add(values, shown, beside) {
+  // One value for each line, null where it is not known; `seconds` after the last one.
+  add(values, shown, beside, seconds = 1) {
+    const missed = Math.min(SAMPLES, seconds) - 1;
     for (const [index, value] of values.entries()) {
-      this.values[index].push(value);
-      this.values[index].shift();
+      this.values[index] = [...this.values[index], ...new Array(missed).fill(null), value].slice(-SAMPLES);
     }
     write(this.now, shown);
     if (beside !== undefined) write(this.beside, beside);

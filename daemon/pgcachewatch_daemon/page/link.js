@@ -4,13 +4,23 @@
 // missed, the tail is told of a gap. A connection that is lost is made anew for ever, with pauses that grow; whoever was
 // refused for good waits for another token.
 
+import { wall } from "./words.js";
+
 const SUBPROTOCOL = "pgcachewatch.v1";
 const OPERATIONS = { i: "insert", u: "update", d: "delete", t: "truncate" };
 const PAUSE_LEAST_MS = 250;
 const PAUSE_MOST_MS = 5000;
 const SILENT_MS = 4000; // then a ping is sent, and after as long again the connection is taken for dead
 const LASTING_MS = 5000;
-const REFUSED = new Set([4200, 4201, 4301, 4303]);
+const OF_TOKENS = new Set([4200, 4201, 4301]);
+const REASONS = {
+  unreadable: "a notification could not be read",
+  source_lost: "PostgreSQL was lost",
+  overflow: "this page did not read as fast as events came",
+  table_wide: "which rows is not known",
+  forced: "a flush was asked for",
+  pruned: "the journal does not reach back that far",
+};
 
 export class Link {
   // `told` has event(change), gap(text), state(word, text) and refused(text).
@@ -30,8 +40,10 @@ export class Link {
     this.isWanted = false;
   }
 
-  // Begin, or begin again: with another token, or with a wish such as {table: "orders"}.
+  // Begin, or begin again: with another token, or with a wish such as {channel: "shop", table: "orders"}. What was
+  // followed so far is gone on with, unless the wish is another one.
   open(token, wish = this.wish) {
+    if (JSON.stringify(wish) !== JSON.stringify(this.wish)) this.cursor = null;
     this.token = token;
     this.wish = wish;
     this.isWanted = true;
@@ -146,8 +158,9 @@ export class Link {
   item([, letter, key, detail]) {
     const operation = OPERATIONS[letter];
     if (operation === undefined || detail === undefined || typeof detail.table !== "string") {
-      const place = detail && detail.table ? `table ${detail.table}` : "everything";
-      this.told.gap(`Something may have changed in ${place}: ${(detail && detail.reason) || "not known"}.`);
+      const place = detail && detail.table ? `Table ${detail.table}` : "Anything";
+      const reason = (detail && (REASONS[detail.reason] || detail.reason)) || "why is not known";
+      this.told.gap(`${place} may have changed: ${reason}.`);
       return;
     }
     this.told.event({
@@ -156,7 +169,7 @@ export class Link {
       schema: detail.schema || "",
       keys: Array.isArray(detail.keys) ? detail.keys.map(String) : key === null ? null : [String(key)],
       sentAt: instant(detail.sent_at),
-      seenAt: performance.timeOrigin + performance.now(),
+      seenAt: wall(),
     });
   }
 
@@ -168,8 +181,8 @@ export class Link {
   lost(close) {
     this.drop();
     if (!this.isWanted) return;
-    if (REFUSED.has(close.code) || Math.floor(close.code / 100) === 43) {
-      this.told.refused(close.reason || `The relay closed with ${close.code}.`, close.code === 4303);
+    if (OF_TOKENS.has(close.code) || Math.floor(close.code / 100) === 43) {
+      this.told.refused(close.reason || `the relay closed with ${close.code}`, !OF_TOKENS.has(close.code));
       return;
     }
     // One that is closed again at once, as for not reading fast enough, is not asked for again at once.

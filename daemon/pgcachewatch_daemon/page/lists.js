@@ -1,7 +1,7 @@
 // The lists of the relay's state: tables, clients, findings and figures. Rows stay where they are and only what differs
 // is written, so that nothing jumps under a pointer.
 
-import { count, duration, make, plural, rate, show, size, write } from "./words.js";
+import { count, duration, make, plural, rate, show, size, write, writeShort } from "./words.js";
 
 // As many rows as items; `make` builds one, `fill` writes an item into it.
 function fillRows(body, items, build, fill) {
@@ -15,6 +15,8 @@ function cells(...classes) {
   for (const name of classes) row.append(make("td", name));
   return row;
 }
+
+const NAME_LENGTH = 48;
 
 function mark(element, state) {
   if (element.dataset.state !== state) element.dataset.state = state;
@@ -77,7 +79,7 @@ export class Lists {
     };
     fillRows(this.parts.clients, listed, build, (row, one) => {
       const [name, peer] = row.cells[0].children;
-      write(name, one.name || (one.path === "plain" ? "published client" : "without a name"));
+      writeShort(name, one.name || (one.path === "plain" ? "published client" : "without a name"), NAME_LENGTH);
       write(peer, [one.subject, one.peer].filter(Boolean).join(" · "));
       const [word, meaning] = STATES[one.state] || [one.state, ""];
       const state = row.cells[1].firstElementChild;

@@ -8,27 +8,45 @@ import { Chart, quantile } from "./charts.js";
 import { Link } from "./link.js";
 import { Lists } from "./lists.js";
 import { Tail } from "./tail.js";
-import { count, latency, plural, rate, show, write } from "./words.js";
+import { count, latency, plural, rate, show, wall, write } from "./words.js";
 
 const EVERY_MS = 1000;
 const WITHIN_MS = 4000;
 const HIDDEN_MS = 10000;
+const SAMPLES = 30; // of the clocks
+const ASLEEP_MS = 10000;
 const TOKEN = "pgcachewatch-token";
 const FANOUT = "commit_to_fanout_seconds";
 
 const find = (id) => document.getElementById(id);
 
+const CACHES =
+  "Clients stop trusting their caches once their staleness bound is over, and read from the database. " +
+  "This page tries again each second.";
+
+// Why the state is not known, in words for the banner.
+class Trouble extends Error {
+  constructor(title, advice) {
+    super(title);
+    this.advice = advice;
+  }
+}
+
 class Page {
   constructor() {
     this.token = sessionStorage.getItem(TOKEN) || "";
-    this.offset = { ms: 0, error: Infinity };
+    this.clocks = []; // [the relay's time less that here when it was told, half of the way there and back]
+    this.offset = 0;
+    this.askedAt = 0;
     this.last = null;
-    this.limits = { state: "", link: "" };
+    this.drawnAt = Date.now();
+    this.loaded = ""; // the version that this page is of
+    this.limits = { state: "", link: "", version: "" };
     this.timer = 0;
     this.hiding = 0;
     this.banner = new Banner();
     this.lists = new Lists();
-    this.tail = new Tail(() => this.offset.ms);
+    this.tail = new Tail(() => this.offset);
     this.makeCharts();
     const url = new URL("v1/ws", document.baseURI);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -41,14 +59,15 @@ class Page {
     find("ask-form").addEventListener("submit", (event) => this.useToken(event));
     find("forget").addEventListener("click", () => this.forget());
     find("filter-table").addEventListener("change", () => this.narrow());
+    find("filter-channel").addEventListener("change", () => this.follow());
     document.addEventListener("keydown", (event) => this.pressed(event));
     document.addEventListener("visibilitychange", () => this.seen());
   }
 
   start() {
     show(find("forget"), Boolean(this.token));
-    this.isNarrow = false;
-    this.link.open(this.token, {});
+    this.table = {};
+    this.link.open(this.token, this.wish());
     this.ask();
   }
 
@@ -59,7 +78,6 @@ class Page {
       events: new Chart(place, { title: "Events per second", lines: ["main"], least: 10, say: rate }),
       latency: new Chart(place, {
         title: "Commit to client",
-       
         lines: ["main", "second"],
         least: 0.1,
         floor: 0.0001,
@@ -76,8 +94,11 @@ class Page {
     const begun = performance.now();
     try {
       await this.askOnce();
-    } catch {
-      this.banner.silent();
+    } catch (error) {
+      const isKnown = error instanceof Trouble;
+      if (!isKnown) console.info(error);
+      const about = "It may be of another version than the relay: load it anew. The relay itself may be well.";
+      this.banner.trouble(isKnown ? error.message : "This page can not read what the relay says", isKnown ? error.advice : about);
       this.hole();
     }
     if (document.hidden) return;
@@ -88,28 +109,41 @@ class Page {
   async askOnce() {
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
     const token = this.token;
-    const sent = performance.now();
-    const answer = await fetch("v1/status", { headers, cache: "no-store", signal: AbortSignal.timeout(WITHIN_MS) });
+    const sent = wall();
+    const answer = await this.read("v1/status", headers);
+    const got = wall();
     if (token !== this.token) return;
-    if (answer.ok) {
-      const status = await answer.json();
-      this.setClock(status.now_s * 1000, sent, performance.now());
+    if (answer.status === 200) {
+      const status = JSON.parse(answer.text);
       this.tell(status);
+      this.setClock(status.now_s * 1000, sent, got);
       return;
     }
-    const sentence = (await answer.text()).trim();
+    const sentence = answer.text.trim().slice(0, 300);
     if (answer.status === 401) this.askForToken(sentence);
     else if (answer.status === 403) this.limit("state", `The state of the relay is not shown: ${sentence}.`);
-    else throw new Error(sentence);
+    else throw new Trouble(`The relay's address answers with ${answer.status}`, `${sentence || "No reason is given."} ${CACHES}`);
     this.hole();
-    const readiness = await fetch("readyz", { cache: "no-store", signal: AbortSignal.timeout(WITHIN_MS) });
-    this.banner.tellReadiness(await readiness.json());
+    const readiness = await this.read("readyz");
+    this.banner.tellReadiness(JSON.parse(readiness.text));
+  }
+
+  async read(path, headers = {}) {
+    try {
+      const answer = await fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(WITHIN_MS) });
+      return { status: answer.status, text: await answer.text() };
+    } catch {
+      throw new Trouble("The relay does not answer", `Is the process running, and does the way to it stand? ${CACHES}`);
+    }
   }
 
   tell(status) {
     show(find("ask"), false);
     this.limit("state", "");
     document.body.dataset.known = "yes";
+    this.loaded ||= status.version;
+    const isOther = status.version !== this.loaded;
+    this.limit("version", isOther ? `The relay is of version ${status.version} now, and this page of ${this.loaded}: load it anew.` : "");
     this.banner.tell(status);
     this.lists.fill(status);
     const last = this.last;
@@ -117,25 +151,36 @@ class Page {
     const isSame = last !== null && status.uptime_s > last.uptime_s;
     const passed = isSame ? status.uptime_s - last.uptime_s : 0;
     if (last !== null && passed === 0 && status.uptime_s === last.uptime_s) return; // the answer that was kept
-    this.drawEvents(status, isSame ? last : null, passed);
-    this.drawLatency(status, isSame ? last : null);
+    const seconds = this.passed();
+    this.drawEvents(status, isSame ? last : null, passed, seconds);
+    this.drawLatency(status, isSame ? last : null, seconds);
     const plain = status.clients.plain;
     const beside = plain ? `${plural(plain, "published client")} among them` : plural(status.clients.invalidate + status.clients.stream, "subscription");
-    this.charts.clients.add([status.clients.total], count(status.clients.total), beside);
+    this.charts.clients.add([status.clients.total], count(status.clients.total), beside, seconds);
   }
 
-  drawEvents(status, last, passed) {
+  // Since the charts were drawn last: a tab that slept leaves a hole as long as its sleep.
+  passed() {
+    const seconds = Math.max(1, Math.round((Date.now() - this.drawnAt) / 1000));
+    this.drawnAt = Date.now();
+    return seconds;
+  }
+
+  drawEvents(status, last, passed, seconds) {
     const perSecond = last === null ? null : Math.max(0, status.counts.events - last.counts.events) / passed;
     const shown = perSecond === null ? "–" : rate(perSecond);
-    this.charts.events.add([perSecond], shown, `${count(status.counts.events)} since the relay began`);
+    this.charts.events.add([perSecond], shown, `${count(status.counts.events)} since the relay began`, seconds);
   }
 
-  drawLatency(status, last) {
+  drawLatency(status, last, passed) {
     const [before, after] = [last && last.histograms[FANOUT], status.histograms[FANOUT]];
     const parts = before && after ? [0.5, 0.99].map((part) => quantile(before, after, part)) : [null, null];
-    if (parts[0] !== null) this.latencyShown = parts.map((seconds) => latency(seconds * 1000));
+    const top = after && after.bounds.at(-1);
+    const say = (seconds) => `${seconds >= top ? "over " : ""}${latency(seconds * 1000)}`;
+    if (parts[0] !== null) this.latencyShown = parts.map(say);
     const [half, most] = this.latencyShown || ["–", ""];
-    this.charts.latency.add(parts, half, most ? `half of the events; 99 of 100 within ${most}` : "no event yet");
+    const beside = most ? `half of the events; 99 of 100 ${most.startsWith("over") ? "" : "within "}${most}` : "no event yet";
+    this.charts.latency.add(parts, half, beside, passed);
   }
 
   // The state is not known: what was shown last is dimmed.
@@ -143,16 +188,21 @@ class Page {
     this.last = null;
     document.body.dataset.known = "no";
     this.lists.unknown();
-    this.charts.events.add([null], "–");
-    this.charts.latency.add([null, null], "–");
-    this.charts.clients.add([null], "–");
+    const seconds = this.passed();
+    this.charts.events.add([null], "–", undefined, seconds);
+    this.charts.latency.add([null, null], "–", undefined, seconds);
+    this.charts.clients.add([null], "–", undefined, seconds);
   }
 
-  // The relay's clock against this one: the shorter the way there and back, the better it is known.
+  // The relay's clock against this one. An answer is of the past when it comes, by its way here and by how long the
+  // relay had kept it, so of the last ones that which is the least behind is the best.
   setClock(theirs, sent, got) {
-    const error = (got - sent) / 2;
-    if (error > this.offset.error * 1.01 + 0.05) return;
-    this.offset = { ms: theirs - (performance.timeOrigin + sent + error), error };
+    if (got - this.askedAt > ASLEEP_MS) this.clocks = []; // either clock may be another one by now
+    this.askedAt = got;
+    this.clocks.push([theirs - got, (got - sent) / 2]);
+    if (this.clocks.length > SAMPLES) this.clocks.shift();
+    const [least, way] = this.clocks.reduce((best, one) => (one[0] > best[0] ? one : best));
+    this.offset = least + way;
   }
 
   // --- tokens
@@ -202,16 +252,29 @@ class Page {
       this.askForToken(text);
       return;
     }
-    this.limit("link", `No live tail: ${text}. To follow one table, write its name into the tail's table filter.`);
+    this.limit("link", `No live tail: ${text}. To follow one table, or another channel, write its name above the tail.`);
+  }
+
+  // What the tail asks the relay for: the relay's own channel unless one is named.
+  wish() {
+    const channel = find("filter-channel").value.trim();
+    return { ...(channel && { channel }), ...this.table };
+  }
+
+  // Another channel: rows of one are not mixed with those of another.
+  follow() {
+    this.tail.clear();
+    this.limit("link", "");
+    this.link.open(this.token, this.wish());
   }
 
   // Who may not see every table may see the one that is named: it is asked for alone.
   narrow() {
-    if (!this.limits.link && !this.isNarrow) return;
+    if (!this.limits.link && !this.table.table) return;
     const [name, ...rest] = find("filter-table").value.trim().split(".").reverse();
     if (!name) return;
-    this.isNarrow = true;
-    this.link.open(this.token, rest.length ? { schema: rest.reverse().join("."), table: name } : { table: name });
+    this.table = rest.length ? { schema: rest.reverse().join("."), table: name } : { table: name };
+    this.link.open(this.token, this.wish());
   }
 
   // --- the person

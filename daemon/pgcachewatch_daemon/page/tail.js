@@ -3,13 +3,14 @@
 // Bounds: ROWS are shown, RECENT are kept to be filtered anew, and rows are written at most once in WRITE_MS, so that a
 // flood of events costs a browser no more than a trickle.
 
-import { clock, count, latency, make, plural, show, write } from "./words.js";
+import { clock, count, latency, make, plural, show, visible, wall, write, writeShort, zone } from "./words.js";
 
 const ROWS = 500;
 const RECENT = 2000;
 const WRITE_MS = 120;
 const KEYS = 6;
 const TEXT_LENGTH = 200;
+const AHEAD_MS = 50;
 
 const STATES = {
   connecting: "connecting…",
@@ -42,6 +43,7 @@ export class Tail {
     find("filters").addEventListener("submit", (event) => event.preventDefault());
     find("clear").addEventListener("click", () => this.clear());
     this.pauseButton.addEventListener("click", () => this.pause(!this.isPaused));
+    write(find("zone"), zone());
     this.told();
   }
 
@@ -58,7 +60,7 @@ export class Tail {
   }
 
   gap(text) {
-    this.add({ operation: "gap", table: "", schema: "", keys: null, text, seenAt: performance.timeOrigin + performance.now() });
+    this.add({ operation: "gap", table: "", schema: "", keys: null, text, seenAt: wall() });
   }
 
   now(state, detail = "") {
@@ -69,7 +71,7 @@ export class Tail {
 
   pause(isPaused) {
     this.isPaused = isPaused;
-    this.pauseButton.setAttribute("aria-pressed", String(isPaused));
+    this.pauseButton.dataset.state = isPaused ? "paused" : "";
     write(this.pauseButton, isPaused ? "Go on" : "Pause");
     if (!isPaused) this.refill();
     this.told();
@@ -129,7 +131,6 @@ export class Tail {
 
   row(change) {
     const row = make("tr");
-    const seenAt = change.seenAt + this.clockOffset();
     row.append(make("td", "time", clock(change.seenAt)));
     if (change.operation === "gap") {
       row.className = "gap";
@@ -142,11 +143,18 @@ export class Tail {
     operation.append(make("span", `operation ${change.operation}`, change.operation));
     const table = make("td", "place");
     if (change.schema && change.schema !== "public") table.append(make("span", "schema", `${change.schema}.`));
-    table.append(change.table.slice(0, TEXT_LENGTH));
+    table.append(visible(change.table.slice(0, TEXT_LENGTH)));
     row.append(operation, table, this.keys(change.keys));
-    const late = seenAt - change.sentAt;
-    row.append(make("td", "number", Number.isFinite(late) ? latency(Math.max(0, late)) : ""));
+    row.append(make("td", "number", this.late(change)));
     return row;
+  }
+
+  // From the statement on, by the clock of the relay. Two clocks are never alike to a millisecond, so a little less than
+  // nothing is nothing; where the database's is further ahead, there is no saying.
+  late(change) {
+    const late = change.seenAt + this.clockOffset() - change.sentAt;
+    if (!Number.isFinite(late) || late < -AHEAD_MS) return "–";
+    return latency(Math.max(0, late));
   }
 
   keys(keys) {
@@ -155,7 +163,11 @@ export class Tail {
       cell.append(make("span", "whole", "the whole table"));
       return cell;
     }
-    for (const key of keys.slice(0, KEYS)) cell.append(make("code", "", key.slice(0, TEXT_LENGTH)));
+    for (const key of keys.slice(0, KEYS)) {
+      const code = make("code");
+      writeShort(code, key, TEXT_LENGTH);
+      cell.append(code);
+    }
     if (keys.length > KEYS) cell.append(make("span", "whole", `and ${count(keys.length - KEYS)} more`));
     return cell;
   }

@@ -3,13 +3,27 @@
 export function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
   if (className) element.className = className;
-  if (text) element.textContent = text;
+  if (text) element.textContent = visible(text);
   return element;
+}
+
+// What can not be seen is written out, as in a terminal: a name may hold signs that turn others around on the screen.
+export function visible(text) {
+  return text.replace(/(?!\n)[\p{C}\p{Zl}\p{Zp}]/gu, (sign) => `\\u{${sign.codePointAt(0).toString(16)}}`);
+}
+
+// A text of a stranger, of bounded length; that it was cut is seen, and the whole of it is under the pointer.
+export function writeShort(element, text, most) {
+  const short = text.length > most ? `${text.slice(0, most)}…` : text;
+  write(element, short);
+  const title = short === text ? "" : visible(text);
+  if (element.title !== title) element.title = title;
 }
 
 // Writes only what differs: a page that writes everything each second takes selections away.
 export function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 export function show(element, isShown) {
@@ -44,6 +58,25 @@ export function size(bytes) {
   if (bytes < 1e6) return `${(bytes / 1e3).toFixed(bytes < 1e4 ? 1 : 0)} kB`;
   if (bytes < 1e9) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
   return `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+// The wall clock, with its fraction. performance.now() stands still while a machine sleeps and does not follow a clock
+// that is set; Date.now() has no fraction. While they agree the finer one counts.
+const APART_MS = 50;
+let origin = performance.timeOrigin;
+
+export function wall() {
+  const [fine, coarse] = [origin + performance.now(), Date.now()];
+  if (Math.abs(fine - coarse) <= APART_MS) return fine;
+  origin += coarse - fine;
+  return coarse;
+}
+
+// Where `clock` is told for, as UTC+2: who compares with a log has to know.
+export function zone() {
+  const minutes = -new Date().getTimezoneOffset();
+  const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  return minutes === 0 ? "UTC" : `UTC${minutes < 0 ? "−" : "+"}${hours}${rest ? `:${String(rest).padStart(2, "0")}` : ""}`;
 }
 
 export function clock(milliseconds) {
