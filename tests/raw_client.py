@@ -145,9 +145,9 @@ async def kill_listener(database: Database) -> None:
         await connection.close()
 
 
-async def get(relay: Addressed, path: str, method: str = "GET") -> httpx.Response:
+async def get(relay: Addressed, path: str, method: str = "GET", accept: str = "*/*") -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as client:
-        return await client.request(method, f"http://127.0.0.1:{relay.port}{path}")
+        return await client.request(method, f"http://127.0.0.1:{relay.port}{path}", headers={"Accept": accept})
 
 
 async def refused(url: str, **extra: Any) -> int:

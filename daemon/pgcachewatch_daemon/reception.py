@@ -161,8 +161,7 @@ class Reception:
                 if refused is not None:
                     self._answer(connection, refused)
                     return
-                tags = request.headers.get("if-none-match", "")
-                self._site.show(decision, partial(self._answer, connection), known_tags=tags)
+                self._site.show(decision, partial(self._answer, connection), request.headers)
 
     def received(self, connection: Connection, frame: str | bytes) -> None:
         visitor = connection.visitor

@@ -42,7 +42,6 @@ from pgcachewatch_daemon.farewells import DRAINED
 from pgcachewatch_daemon.feeds import Source, Watcher
 from pgcachewatch_daemon.gate import Gate
 from pgcachewatch_daemon.inspection import Inspection
-from pgcachewatch_daemon.io import metrics
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueWatcher
 from pgcachewatch_daemon.io.http import Answer, Check
@@ -66,7 +65,7 @@ from pgcachewatch_daemon.readings import (
 )
 from pgcachewatch_daemon.reception import Reception, ReceptionOptions
 from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
-from pgcachewatch_daemon.site import Site, status_answer
+from pgcachewatch_daemon.site import Site, metrics_answer, status_answer
 from pgcachewatch_daemon.tracing import open_traces
 from pgcachewatch_daemon.unreadable import UnreadableLog, not_handled, row_lost
 
@@ -431,8 +430,9 @@ class Relay(Life):
             clients_limit=self.options.admission.connections,
         )
 
-    def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
-        answer(Answer(200, {"Content-Type": metrics.CONTENT_TYPE}, self._exposition.render()))
+    def _show_metrics(self, answer: Callable[[Answer], None], is_openmetrics: bool) -> None:
+        text = self._exposition.render(is_openmetrics=is_openmetrics)
+        answer(metrics_answer(text, is_openmetrics=is_openmetrics))
 
     def sights(self, *, has_tables: bool = True) -> Sights:
         """Clients, and tables that changed, for people."""

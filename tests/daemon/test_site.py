@@ -7,24 +7,27 @@ import pytest
 
 from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
 from pgcachewatch_daemon.relay import Relay
-from pgcachewatch_daemon.site import Show, Site, status_answer
+from pgcachewatch_daemon.site import Show, Site, metrics_answer, status_answer
 from tests.raw_client import get, options
 
 READY = Check("source", True, 1.0)
 LOST = Check("source", False, 2.0, "closed")
 
 
-def shown(page: Page, *checks: Check, part: str = "", has_page: bool = True, known_tags: str = "") -> list[Answer]:
+def shown(page: Page, *checks: Check, part: str = "", has_page: bool = True, **headers: str) -> list[Answer]:
+    """`headers` have an underscore for a hyphen."""
     answers: list[Answer] = []
 
-    def metrics(answer: Show) -> None:
-        answer(Answer(200, {}, b"metrics"))
+    def metrics(answer: Show, is_openmetrics: bool) -> None:
+        answer(metrics_answer(b"metrics", is_openmetrics=is_openmetrics))
 
     def status(answer: Show) -> None:
         answer(status_answer(b"{}"))
 
     site = Site(checks=lambda: checks, show_metrics=metrics, show_status=status, has_page=has_page)
-    site.show(Route(page, part=part), answers.append, known_tags=known_tags)
+    site.show(
+        Route(page, part=part), answers.append, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
     return answers
 
 
@@ -50,6 +53,15 @@ def test_metrics_come_from_where_they_are_counted() -> None:
     assert [answer.body for answer in shown(Page.METRICS)] == [b"metrics"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("*/*", "text/plain"), ("application/openmetrics-text", "application/openmetrics-text")]
+)
+def test_metrics_are_in_the_format_that_is_asked_for(accept: str, kind: str) -> None:
+    (answer,) = shown(Page.METRICS, accept=accept)
+    assert answer.headers["Content-Type"].split(";")[:2] == [kind, " version=1.0.0"]
+    assert answer.headers["Vary"] == "Accept"
+
+
 def test_the_state_is_for_nobody_s_cache() -> None:
     (answer,) = shown(Page.STATUS)
     assert (answer.body, answer.headers["Cache-Control"]) == (b"{}", "no-store")
@@ -58,7 +70,7 @@ def test_the_state_is_for_nobody_s_cache() -> None:
 def test_the_parts_of_the_page_are_its_files() -> None:
     (script,) = shown(Page.PART, part="page.js")
     assert script.headers["Content-Type"].startswith("text/javascript")
-    assert [answer.status for answer in shown(Page.PART, part="page.js", known_tags=script.headers["ETag"])] == [304]
+    assert [answer.status for answer in shown(Page.PART, part="page.js", if_none_match=script.headers["ETag"])] == [304]
     assert [answer.status for answer in shown(Page.PART, part="other.js")] == [404]
 
 

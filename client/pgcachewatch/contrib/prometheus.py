@@ -58,6 +58,7 @@ class Row:
         return f"pgcachewatch_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
+BASE_UNITS = frozenset({"seconds", "bytes", "ratio"})
 OF_FUNCTION = ("function",)
 METRICS: tuple[Row, ...] = (
     Row("client_state", "gauge", "boolean", "1 for the state that the client is in, else 0", ("state",)),
@@ -157,7 +158,8 @@ def _of_functions(infos: Mapping[str, CacheInfo]) -> dict[str, Values]:
 
 def _family(row: Row) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-    return kind(f"pgcachewatch_{row.name}", row.meaning, labels=("client", *row.labels))
+    unit = row.unit if row.unit in BASE_UNITS and row.name.endswith(f"_{row.unit}") else ""  # as OpenMetrics wants it
+    return kind(f"pgcachewatch_{row.name}", row.meaning, labels=("client", *row.labels), unit=unit)
 
 
 def render_table() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from pgcachewatch.protocol.messages import PATH, PLAIN_PATH_PREFIX
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 READ_METHODS = ("GET", "HEAD")
 
 
@@ -93,6 +95,27 @@ def _find(path: str) -> Route | None:
         if path == page.value:
             return Route(page)
     return None
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """True when `accept` names OpenMetrics 1.0 before the text format (RFC 9110, 12.5.1).
+
+    >>> wants_openmetrics("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1")
+    True
+    >>> wants_openmetrics("text/plain, application/openmetrics-text")
+    False
+    """
+    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0, "text/*": 0.0, "*/*": 0.0}
+    for part in accept.lower().split(","):
+        kind, *parameters = (each.strip() for each in part.split(";"))
+        named = {
+            name.strip(): value.strip().strip('"') for name, _, value in (one.partition("=") for one in parameters)
+        }
+        is_known = kind != "application/openmetrics-text" or named.get("version", "1.0.0") == "1.0.0"
+        if kind in weights and is_known and WEIGHT.fullmatch(named.get("q", "1")):
+            weights[kind] = max(weights[kind], float(named.get("q", "1")))
+    wanted, text, *wild = weights.values()
+    return wanted > text and wanted >= max(wild)
 
 
 def live() -> Answer:

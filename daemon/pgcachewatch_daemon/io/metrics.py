@@ -4,6 +4,9 @@ Nothing here is touched while events flow: cores and shells count in integers of
 over as readings at scrape time. METRICS is the only place where a metric is declared; METRICS.md is generated from it
 (`python -m pgcachewatch_daemon.io.metrics`), and a test compares the two, and both with what a relay reads.
 
+Two formats: the text that Prometheus has always read, and OpenMetrics for whoever asks for it, as Prometheus does. The
+second differs by `# UNIT`, `# EOF`, names of counters without `_total` in `# TYPE`, and bounds like 1.0 instead of 1.
+
 Bound: each label takes its values from a short fixed list (modes, reasons, codes, status); none comes from a client.
 """
 
@@ -24,15 +27,18 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from pgcachewatch_daemon.core.allowance import Allowance
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+OPENMETRICS_CONTENT_TYPE = openmetrics.CONTENT_TYPE_LATEST
 PREFIX = "pgcachewatch_"
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 RENDERS_PER_S = 10.0
+BASE_UNITS = frozenset({"seconds", "bytes", "ratio"})
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -60,9 +66,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def buckets(self) -> list[tuple[str, float]]:
+    def buckets(self, *, is_openmetrics: bool = False) -> list[tuple[str, float]]:
         """Cumulative counts, as Prometheus wants them."""
-        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
+        spell = "{!r}" if is_openmetrics else "{:g}"
+        names = [*(spell.format(float(bound)) for bound in self.bounds), "+Inf"]
         cumulated = 0
         result = []
         for name, count in zip(names, self.counts, strict=True):
@@ -91,6 +98,11 @@ class Row:
     @property
     def full_name(self) -> str:
         return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
+
+    @property
+    def said_unit(self) -> str:
+        """The unit for OpenMetrics, which wants it to end the name; else empty."""
+        return self.unit if self.unit in BASE_UNITS and self.name.endswith(f"_{self.unit}") else ""
 
 
 METRICS: tuple[Row, ...] = (
@@ -177,22 +189,23 @@ METRICS: tuple[Row, ...] = (
 class RelayCollector(Collector):
     """Yields the table's metrics from the readings of this moment."""
 
-    def __init__(self, read: Callable[[], Mapping[str, Reading]]) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, Reading]], *, is_openmetrics: bool) -> None:
         self._read = read
+        self._is_openmetrics = is_openmetrics
 
     def collect(self) -> Iterator[Metric]:
         readings = self._read()
         for row in METRICS:
-            yield _family(row, readings[row.name])
+            yield _family(row, readings[row.name], is_openmetrics=self._is_openmetrics)
 
     def describe(self) -> Iterator[Metric]:
         """The names without the values: a registry asks before there is a relay to read from."""
         for row in METRICS:
-            yield _family(row, Histogram() if row.kind == "histogram" else {})
+            yield _family(row, Histogram() if row.kind == "histogram" else {}, is_openmetrics=self._is_openmetrics)
 
 
 class Exposition:
-    """The text of `/metrics`: the relay's table, the process and the interpreter. A registry of its own per relay.
+    """The text of `/metrics`: the relay's table, the process and the interpreter. Registries of its own per relay.
 
     It takes some milliseconds to make, so whoever asks more often than RENDERS_PER_S is shown the last one again.
     """
@@ -201,29 +214,42 @@ class Exposition:
         self, read: Callable[[], Mapping[str, Reading]], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._renders = Allowance()
-        self._last = b""
-        self._registry = CollectorRegistry()
-        self._registry.register(RelayCollector(read))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
+        self._formats = {
+            False: _Format(_registry(read, is_openmetrics=False), generate_latest),
+            True: _Format(_registry(read, is_openmetrics=True), openmetrics.generate_latest),
+        }
 
-    def render(self) -> bytes:
-        must_wait_s = self._renders.take(per_s=RENDERS_PER_S, now_s=self._clock())
-        if not must_wait_s or not self._last:
-            self._last = generate_latest(self._registry)
-        return self._last
+    def render(self, *, is_openmetrics: bool = False) -> bytes:
+        wanted = self._formats[is_openmetrics]
+        must_wait_s = wanted.renders.take(per_s=RENDERS_PER_S, now_s=self._clock())
+        if not must_wait_s or not wanted.last:
+            wanted.last = wanted.generate(wanted.registry)
+        return wanted.last
 
 
-def _family(row: Row, reading: Reading) -> Metric:
+@dataclass(slots=True)
+class _Format:
+    registry: CollectorRegistry
+    generate: Callable[[CollectorRegistry], bytes]
+    renders: Allowance = field(default_factory=Allowance)
+    last: bytes = b""
+
+
+def _registry(read: Callable[[], Mapping[str, Reading]], *, is_openmetrics: bool) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(RelayCollector(read, is_openmetrics=is_openmetrics))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+def _family(row: Row, reading: Reading, *, is_openmetrics: bool) -> Metric:
     name = PREFIX + row.name
     if isinstance(reading, Histogram):
-        return HistogramMetricFamily(name, row.meaning, buckets=reading.buckets(), sum_value=reading.total)
-    family: CounterMetricFamily | GaugeMetricFamily = (
-        CounterMetricFamily(name, row.meaning, labels=row.labels)
-        if row.kind == "counter"
-        else GaugeMetricFamily(name, row.meaning, labels=row.labels)
-    )
+        buckets = reading.buckets(is_openmetrics=is_openmetrics)
+        return HistogramMetricFamily(name, row.meaning, buckets=buckets, sum_value=reading.total, unit=row.said_unit)
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+    family: CounterMetricFamily | GaugeMetricFamily = kind(name, row.meaning, labels=row.labels, unit=row.said_unit)
     values = reading if isinstance(reading, Mapping) else {(): reading}
     for labels, value in values.items():
         family.add_metric(list(labels), value)

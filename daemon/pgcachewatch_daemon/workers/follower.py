@@ -11,6 +11,7 @@ import datetime
 import pickle
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 from pgcachewatch.models import Event, Gap, Position
@@ -18,10 +19,9 @@ from pgcachewatch_daemon.core.hub import Backplane
 from pgcachewatch_daemon.feeds import Source, Watcher
 from pgcachewatch_daemon.io import http
 from pgcachewatch_daemon.io.http import Answer
-from pgcachewatch_daemon.io.metrics import CONTENT_TYPE
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.relay import Relay, RelayOptions
-from pgcachewatch_daemon.site import status_answer
+from pgcachewatch_daemon.site import metrics_answer, status_answer
 from pgcachewatch_daemon.sql.assessment import Assessment
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.unreadable import not_handled
@@ -67,7 +67,7 @@ class FollowerRelay(Relay):
         self._upstream = Upstream(say, has_stamps=lambda: self._hub.has_stamps)
         self._upstream_watcher = UpstreamWatcher(say)
         self._catalogue: Catalogue | None = None
-        self._metrics = Awaited(lambda: say(AskMetrics()))
+        self._metrics = {each: Awaited(partial(say, AskMetrics(each))) for each in (False, True)}  # True: OpenMetrics
         self._shown_status = Awaited(lambda: say(AskStatus()))
         super().__init__(options)
 
@@ -95,8 +95,8 @@ class FollowerRelay(Relay):
 
     async def close(self) -> None:
         going = http.refuse(503, "the relay is going away")
-        self._metrics.told(going)
-        self._shown_status.told(going)
+        for awaited in (*self._metrics.values(), self._shown_status):
+            awaited.told(going)
         await super().close()
 
     # --- what the primary tells, in order
@@ -118,8 +118,8 @@ class FollowerRelay(Relay):
             case Ask():
                 sights = self.sights(has_tables=message.wants_tables) if message.wants_clients else None
                 self._say(Counted(message.number, self.client_readings(), sights))
-            case Exposed(text):
-                self._metrics.told(Answer(200, {"Content-Type": CONTENT_TYPE}, text))
+            case Exposed(text, is_openmetrics):
+                self._metrics[is_openmetrics].told(metrics_answer(text, is_openmetrics=is_openmetrics))
             case StatusShown(text):
                 self._shown_status.told(status_answer(text))
             case Begin() | Here() | SourceUp() | SourceLost() | Listening() | ListenRefused():
@@ -199,8 +199,8 @@ class FollowerRelay(Relay):
 
     # --- what is of the whole relay
 
-    def _show_metrics(self, answer: Callable[[Answer], None]) -> None:
-        self._metrics.wait(answer)
+    def _show_metrics(self, answer: Callable[[Answer], None], is_openmetrics: bool) -> None:
+        self._metrics[is_openmetrics].wait(answer)
 
     def _show_status(self, answer: Callable[[Answer], None]) -> None:
         self._shown_status.wait(answer)

@@ -173,6 +173,7 @@ class Exposed:
     """The text of /metrics for whoever asked with AskMetrics."""
 
     text: bytes
+    is_openmetrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +249,8 @@ class State:
 @dataclass(frozen=True, slots=True)
 class AskMetrics:
     """Somebody asks for /metrics here."""
+
+    is_openmetrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)

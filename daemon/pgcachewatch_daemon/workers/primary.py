@@ -359,8 +359,9 @@ class PrimaryRelay(Life):
             case State():
                 member.state = message
                 self._tell_busy()
-            case AskMetrics():
-                self._scrapes.ask().add_done_callback(partial(self._expose, member))
+            case AskMetrics(is_openmetrics):
+                asked = self._scrapes.ask(is_openmetrics=is_openmetrics)
+                asked.add_done_callback(partial(self._expose, member, is_openmetrics))
             case AskStatus():
                 self._statuses.ask(lambda text: member.say(StatusShown(text)))
             case Counted(number, readings, sights):
@@ -402,9 +403,9 @@ class PrimaryRelay(Life):
     def _tell_busy(self) -> None:
         self._source.set_busy(any(each.state.is_busy for each in self._staff.following))
 
-    def _expose(self, member: Member, text: asyncio.Future[bytes]) -> None:
+    def _expose(self, member: Member, is_openmetrics: bool, text: asyncio.Future[bytes]) -> None:
         if not text.cancelled():
-            member.say(Exposed(text.result()))
+            member.say(Exposed(text.result(), is_openmetrics))
 
     def _view(self, sights: Sights) -> View:
         now_s = time.monotonic()

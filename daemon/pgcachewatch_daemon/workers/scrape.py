@@ -38,16 +38,16 @@ class Scrapes:
         self._ended: Mapping[str, Reading] = {}  # counters of workers that are no more
         self._number = 0
         self._missing: set[Counting] = set()
-        self._waiting: list[asyncio.Future[bytes]] = []
+        self._waiting: list[tuple[asyncio.Future[bytes], bool]] = []  # True for OpenMetrics
         self._timer: asyncio.TimerHandle | None = None
         self._is_look = False  # the round under way
         self.sum: Mapping[str, Reading] = {}  # of the last round
         self._exposition = Exposition(lambda: self.sum)
 
-    def ask(self) -> asyncio.Future[bytes]:
+    def ask(self, *, is_openmetrics: bool = False) -> asyncio.Future[bytes]:
         """The text of /metrics; every worker that answers has handled all that was said to it before this call."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        self._waiting.append((future, is_openmetrics))
         if len(self._waiting) == 1:
             self._begin()
         return future
@@ -81,7 +81,7 @@ class Scrapes:
         """Nobody is answered any more."""
         if self._timer is not None:
             self._timer.cancel()
-        for future in self._waiting:
+        for future, _ in self._waiting:
             future.cancel()
         self._waiting.clear()
 
@@ -109,8 +109,9 @@ class Scrapes:
             without_gauges(worker.readings) if worker in missing else worker.readings for worker in self._workers()
         ]
         self.sum = total([nothing(), self._own(), self._ended, *heard])
-        text = self._exposition.render()
         waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        wanted = {is_openmetrics for _, is_openmetrics in waiting}
+        texts = {each: self._exposition.render(is_openmetrics=each) for each in wanted}
+        for future, is_openmetrics in waiting:
             if not future.done():
-                future.set_result(text)
+                future.set_result(texts[is_openmetrics])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pgcachewatch.contrib import prometheus as contrib
 from pgcachewatch.contrib.prometheus import METRICS, read, register, render_table
@@ -18,6 +21,9 @@ from tests.promtool import needs_promtool, promtool
 
 __all__ = ["fake_relay"]  # a fixture, for the tests below
 
+# Where the library has no types.
+OPENMETRICS: Callable[[CollectorRegistry], bytes] = openmetrics.generate_latest
+READ_OPENMETRICS: Callable[[str], Iterator[Metric]] = text_string_to_metric_families
 DOCUMENT = Path(contrib.__file__).parent / "METRICS.md"
 
 
@@ -113,6 +119,17 @@ async def test_prometheus_finds_no_fault_with_it(fake_relay: FakeRelay) -> None:
         register(client, registry=registry)
         client.cache(price, tables=["prices"])
         assert promtool("check", "metrics", given=generate_latest(registry)) == ""
+
+
+async def test_openmetrics_has_the_units(fake_relay: FakeRelay) -> None:
+    registry = CollectorRegistry()
+    async with fake_relay.connect() as client:
+        register(client, registry=registry)
+        client.cache(price, tables=["prices"])
+        text = OPENMETRICS(registry).decode()
+    units = {family.name: family.unit for family in READ_OPENMETRICS(text)}
+    assert {name: unit for name, unit in units.items() if unit} == {"pgcachewatch_client_lease_left_seconds": "seconds"}
+    assert units.keys() == {f"pgcachewatch_{row.name}" for row in METRICS}
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,41 @@ def test_the_page_for_people_has_files_of_its_own() -> None:
     assert http.route("HEAD", "/page/page.js?x=1") == Route(Page.PART, part="page.js")
 
 
+OPENMETRICS = "application/openmetrics-text"
+# What Prometheus sends: 2.42, 3, and 2.49 or later when it is told to prefer the text.
+SCRAPES = [
+    (f"{OPENMETRICS};version=1.0.0,{OPENMETRICS};version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", True),
+    (
+        f"{OPENMETRICS};version=1.0.0;escaping=allow-utf-8;q=0.6,{OPENMETRICS};version=0.0.1;q=0.5,"
+        "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+        True,
+    ),
+    (f"text/plain;version=0.0.4;q=0.6,{OPENMETRICS};version=1.0.0;q=0.5,*/*;q=0.2", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_wanted"),
+    [
+        *SCRAPES,
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        (OPENMETRICS, True),
+        (f"{OPENMETRICS}, */*", True),
+        (f"{OPENMETRICS}; q=0.2, */*", False),
+        (f"{OPENMETRICS}, text/plain", False),
+        ('Application/OpenMetrics-Text ; Version="1.0.0" ; Q=1.000', True),
+        (f"{OPENMETRICS};version=2.0.0", False),
+        (f"{OPENMETRICS};q=0", False),
+        (f"{OPENMETRICS};q=nan, {OPENMETRICS};q=1e9, {OPENMETRICS};q=", False),
+        (",;,;=;q,", False),
+    ],
+)
+def test_openmetrics_is_for_whoever_asks_for_it_before_the_text(accept: str, is_wanted: bool) -> None:
+    assert http.wants_openmetrics(accept) is is_wanted
+
+
 @pytest.mark.parametrize(
     "target",
     ["//", "/nothing", "/page", "/v1/status/", "/livez/", "/pgpubsub", "/pgpubsub/", "/pgpubsub/%ff", "/v1/ws/x"],

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+from prometheus_client import Metric, parser
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import pgcachewatch_daemon
-from pgcachewatch_daemon.io.metrics import METRICS, RENDERS_PER_S, Exposition, Histogram, Reading, Row, render_table
+from pgcachewatch_daemon.io.metrics import (
+    BASE_UNITS,
+    METRICS,
+    RENDERS_PER_S,
+    Exposition,
+    Histogram,
+    Reading,
+    Row,
+    render_table,
+)
 from tests.promtool import needs_promtool, promtool
 
-BASE_UNITS = {"seconds", "bytes", "ratio"}
 DOCUMENT = Path(pgcachewatch_daemon.__file__).parent / "METRICS.md"
 
 
@@ -77,6 +87,36 @@ def test_a_histogram_counts_cumulatively_and_its_bounds_belong_to_the_lower_buck
         histogram.observe(value)
     assert histogram.buckets() == [("0.1", 2.0), ("1", 3.0), ("+Inf", 4.0)]
     assert histogram.total == pytest.approx(7.65)
+
+
+def samples(families: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Bounds as numbers, as the two formats spell them in different ways. Without what changes by itself."""
+    return {
+        (each.name, tuple((name, str(float(text)) if name == "le" else text) for name, text in each.labels.items())): (
+            each.value
+        )
+        for family in families
+        for each in family.samples
+        if not family.name.startswith("process_")
+    }
+
+
+def test_openmetrics_says_the_same_with_its_units() -> None:
+    exposition = Exposition(readings)
+    text, openmetrics = (exposition.render(is_openmetrics=each).decode() for each in (False, True))
+
+    read = text_string_to_metric_families(openmetrics)  # type: ignore[no-untyped-call]  # the library has no types there
+    families = {family.name: family for family in read}
+
+    assert openmetrics.endswith("\n# EOF\n")
+    assert samples(families.values()) == samples(parser.text_string_to_metric_families(text))
+    for row in METRICS:
+        family = families[f"pgcachewatch_{row.name}"]
+        assert (family.type, family.documentation) == (row.kind, row.meaning)
+        assert family.unit == (row.unit if row.name.rpartition("_")[2] in BASE_UNITS else "")
+    assert 'pgcachewatch_barrier_seconds_bucket{le="1.0"}' in openmetrics
+    assert 'pgcachewatch_barrier_seconds_bucket{le="1"}' in text, "as ever"
+    assert "_created" not in openmetrics
 
 
 @needs_promtool

@@ -277,7 +277,7 @@ async def test_a_replacement_knows_the_last_look_from_the_start() -> None:
 async def test_metrics_are_asked_of_the_primary_once_for_all_who_ask() -> None:
     async with serving() as stage:
         answers = [asyncio.create_task(get(stage.relay, "/metrics")) for _ in range(3)]
-        await eventually(lambda: len(stage.relay._metrics._waiting) == 3)
+        await eventually(lambda: len(stage.relay._metrics[False]._waiting) == 3)
         assert stage.heard(AskMetrics) == [AskMetrics()]
         stage.relay.told(Exposed(b"the sum"))
         assert [(answer.status_code, answer.text) for answer in await asyncio.gather(*answers)] == [
@@ -286,15 +286,25 @@ async def test_metrics_are_asked_of_the_primary_once_for_all_who_ask() -> None:
         assert (await get(stage.relay, "/livez")).status_code == 200
 
 
+async def test_who_asks_for_openmetrics_is_not_answered_with_the_text() -> None:
+    async with serving() as stage:
+        kinds = ("*/*", "application/openmetrics-text")
+        answers = [asyncio.create_task(get(stage.relay, "/metrics", accept=kind)) for kind in kinds]
+        await eventually(lambda: len(stage.heard(AskMetrics)) == 2)
+        stage.relay.told(Exposed(b"openmetrics", is_openmetrics=True))
+        stage.relay.told(Exposed(b"text"))
+        assert [answer.text for answer in await asyncio.gather(*answers)] == ["text", "openmetrics"]
+
+
 async def test_a_scraper_that_hangs_up_is_harmless() -> None:
     async with serving() as stage:
         reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.port)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        await eventually(lambda: len(stage.relay._metrics._waiting) == 1)
+        await eventually(lambda: len(stage.relay._metrics[False]._waiting) == 1)
         writer.transport.abort()
         await eventually(lambda: not stage.relay._server.connections)
         stage.relay.told(Exposed(b"the sum"))
-        assert stage.relay._metrics._waiting == []
+        assert stage.relay._metrics[False]._waiting == []
         del reader
 
 
@@ -302,7 +312,7 @@ async def test_a_primary_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(awaited, "WITHIN_S", 0.01)
     async with serving() as stage:
         assert (await get(stage.relay, "/metrics")).status_code == 503
-        assert stage.relay._metrics._waiting == []
+        assert stage.relay._metrics[False]._waiting == []
 
 
 async def test_the_state_for_people_is_asked_of_the_primary_too() -> None:

@@ -41,6 +41,7 @@ SAID: list[Message] = [
     messages.AskStatus(),
     messages.StatusShown(b"{}"),
     messages.Exposed(b"text"),
+    messages.Exposed(b"text", is_openmetrics=True),
     messages.Reload(RelayOptions(port=1), 20),
     messages.Drain(),
     messages.Hello(),

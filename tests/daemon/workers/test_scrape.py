@@ -71,6 +71,15 @@ async def test_who_asks_meanwhile_gets_the_same_round() -> None:
     assert values(await third) == (2.0, 1.0)
 
 
+async def test_each_who_asks_gets_the_format_that_was_asked_for() -> None:
+    stage = Stage(1)
+    texts = [stage.scrapes.ask(is_openmetrics=each) for each in (False, True)]
+    assert stage.workers[0].asked == [Ask(1)]
+    stage.answer(stage.workers[0], frames=1, clients=1)
+    assert [(await text).endswith(b"# EOF\n") for text in texts] == [False, True]
+    assert [values(await text) for text in texts] == [(1.0, 1.0)] * 2
+
+
 async def test_a_silent_worker_is_left_out_with_its_gauges_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(2)
     before = stage.scrapes.ask()
