@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 
 from pgcachewatch.models import DeadlineSetting, Event
 from pgcachewatch.strategies import EventQueueProtocol, is_empty
+from pgcachewatch.tracing import choose_traceparent
 
 if TYPE_CHECKING:
     import asyncpg
 
 
-async def emit_event(conn: asyncpg.Connection | asyncpg.Pool, event: Event) -> None:
-    """Send `event` as a notification on its channel. Inside a transaction it leaves at the commit."""
-    await conn.execute("SELECT pg_notify($1, $2)", event.channel, event.model_dump_json(exclude_none=True))
+async def emit_event(conn: asyncpg.Connection | asyncpg.Pool, event: Event, *, traceparent: str | None = None) -> None:
+    """Send `event` as a notification on its channel. Inside a transaction it leaves at the commit.
+
+    It says which trace it is part of, for a relay that traces: `traceparent`, or else that of OpenTelemetry's current
+    span. Raises ConfigurationError for one that is malformed.
+    """
+    payload = event.model_dump_json(exclude_none=True)
+    chosen = choose_traceparent(traceparent)
+    if chosen is not None:
+        payload = f'{payload[:-1]},"traceparent":"{chosen}"}}'
+    await conn.execute("SELECT pg_notify($1, $2)", event.channel, payload)
 
 
 def pick_until_deadline(queue: EventQueueProtocol, settings: DeadlineSetting) -> Iterator[Event]:

@@ -13,7 +13,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from pgcachewatch.models import DEFAULT_PG_CHANNEL
+from pgcachewatch.models import DEFAULT_PG_CHANNEL, Event
+from pgcachewatch.utils import emit_event
 from tests.postgres import Database
 from tests.raw_client import notify, payload
 from tests.relay_process import RelayProcess
@@ -72,8 +73,9 @@ async def test_a_trace_goes_on_from_the_writer_to_the_fan_out(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         with RelayProcess(database.dsn, tracing="true", workers=workers, node="here") as relay:
-            content = json.loads(payload("orders", "7")) | {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-            await notify(database, json.dumps(content))
+            writer = await database.connect()
+            event = Event.model_validate({**json.loads(payload("orders", "7")), "channel": DEFAULT_PG_CHANNEL})
+            await emit_event(writer, event, traceparent=f"00-{TRACE}-{PARENT}-01")
             await eventually(lambda: len(collector.spans) == int(workers))
             assert relay.is_ready()
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}

@@ -18,7 +18,10 @@ from tests.tidy.tree import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ROOT / "deploy" / "locks"
 LOCKED_EXTRAS = {"dev.txt": ["dev"], "daemon.txt": ["daemon"]}
-HEAVY = {"asyncpg", "uvloop", "pydantic_settings", "prometheus_client", "pgcachewatch_daemon", "pgcachewatch_config"}
+HEAVY = {
+    *("asyncpg", "uvloop", "pydantic_settings", "prometheus_client", "opentelemetry"),
+    *("pgcachewatch_daemon", "pgcachewatch_config"),
+}
 
 
 def wanted(extras: list[str]) -> list[Requirement]:
