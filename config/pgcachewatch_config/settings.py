@@ -336,7 +336,8 @@ class Settings(BaseSettings):
         "",
         "Access",
         "Static tokens, hashed; `pgcachewatch token NAME` makes one. Looked at each second: a token that is taken "
-        "out of it is revoked. With this or a jwt_ option each client needs a token.",
+        "out of it is revoked, and so are JSON Web Tokens that its [revoked] names by jti or subjects. With this or a "
+        "jwt_ option each client needs a token.",
         is_reloadable=True,
     )
     jwt_secret: Secret = option(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
@@ -32,6 +32,7 @@ from pgcachewatch_daemon.io.jwt import (
     Rules,
     UnknownKey,
     Unverified,
+    Verified,
     check_url,
     looks_like_jwt,
     read_keys,
@@ -53,6 +54,7 @@ BUSY = Denied("busy", "too many tokens are being checked; try again")
 NO_KEYS_YET = Denied("busy", "the keys of tokens are being fetched; try again")
 NEEDED_NOW = Denied("revoked", "this relay needs a token now")
 REVOKED = Denied("revoked", "this token was revoked")
+KEY_GONE = Denied("revoked", "the key that this token was signed with is no more; get a new token")
 
 logger = line_logger(__name__)
 
@@ -159,13 +161,19 @@ class Authentication:
         return answer
 
     def again(self, grant: Grant) -> Grant | Denied:
-        """What the credential that gave this allows now. A JSON Web Token holds until it ends, as it always did."""
+        """What the credential that gave this allows now.
+
+        A JSON Web Token holds until it ends, it is revoked, or its key is taken away: whoever has stolen that has made
+        tokens of his own, which end when he likes.
+        """
         if not self.is_needed:
             return grant
         if grant.credential is not None:
             now = self._material.roster.get(grant.credential)
             return REVOKED if now is None else check_time(now, self._wall_s())
-        return NEEDED_NOW if grant.expires_at is None else check_time(grant, self._wall_s())
+        if grant.key is None:
+            return NEEDED_NOW
+        return self._still(grant) if self._is_there(grant.key) else KEY_GONE
 
     # --- what changes
 
@@ -203,11 +211,8 @@ class Authentication:
         if not options.jwks_url:
             return None
         return RemoteKeys(
-            options.jwks_url, refresh_s=options.jwks_refresh_s, now_s=self._now_s, changed=self._forget_verified
+            options.jwks_url, refresh_s=options.jwks_refresh_s, now_s=self._now_s, changed=self._begin_anew
         )
-
-    def _forget_verified(self) -> None:
-        self._verified.clear()
 
     async def _read_again(self) -> None:
         """Beside the loop: a long file takes a while to parse."""
@@ -219,7 +224,12 @@ class Authentication:
             return
         if options is self.options:
             self._material = material
-            logger.info("tokens and keys read again", tokens=len(material.roster), keys=len(material.keys))
+            logger.info(
+                "tokens and keys read again",
+                tokens=len(material.roster),
+                keys=len(material.keys),
+                revoked=len(material.roster.revoked),
+            )
             self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -244,7 +254,7 @@ class Authentication:
         credential = digest(token)
         known = self._verified.get(credential)
         if known is not None:
-            return check_time(known, self._wall_s())
+            return self._still(known)
         now_s = self._now_s()
         if self._failures.wait_s(peer, now_s):
             return BUSY
@@ -253,26 +263,38 @@ class Authentication:
         answer = self._verify(token)
         if isinstance(answer, Grant):
             self._remember(credential, answer)
-        elif answer.reason != "busy":
+            return self._still(answer)
+        if answer.reason != "busy":
             self._failures.take(peer, now_s)
         return answer
 
+    @property
+    def _keys(self) -> Sequence[Key]:
+        return self._material.keys if self._remote is None else (*self._material.keys, *self._remote.keys)
+
+    def _is_there(self, key: object) -> bool:
+        """True also while it is not known which keys there are."""
+        return (self._remote is not None and not self._remote.keys) or key in self._keys
+
+    def _still(self, grant: Grant) -> Grant | Denied:
+        """The grant of a JSON Web Token, unless that has ended or was revoked."""
+        return REVOKED if self._material.roster.revoked.covers(grant) else check_time(grant, self._wall_s())
+
     def _verify(self, token: str) -> Grant | Denied:
         remote = self._remote
-        keys = self._material.keys if remote is None else (*self._material.keys, *remote.keys)
-        match verify(token, keys, self.options.rules):
+        match verify(token, self._keys, self.options.rules):
             case Unverified(text, is_expired):
                 return Denied("expired" if is_expired else "unknown", text)
             case UnknownKey():
                 # Issuers change keys: this one may be of today.
                 is_coming = remote is not None and (remote.fetch() or not remote.keys)
                 return NO_KEYS_YET if is_coming else Denied("unknown", "this token is signed with an unknown key")
-            case dict() as claims:
+            case Verified(claims, key):
                 grant = read_claims(claims)
                 if isinstance(grant, Denied):
                     return grant
                 assert grant.expires_at is not None, "exp is required"
-                return replace(grant, expires_at=grant.expires_at + self.options.rules.leeway_s)
+                return replace(grant, expires_at=grant.expires_at + self.options.rules.leeway_s, key=key)
             case other:
                 assert_never(other)
 

@@ -176,6 +176,63 @@ async def test_a_token_that_is_taken_out_of_the_file_is_revoked(
     assert reason(one.check("a", peer=PEER)) == "granted"
 
 
+async def test_a_signed_token_is_revoked_by_the_file_also_when_it_was_verified_before(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "t"
+    one = authentication(replace(static(path, "a"), jwt_secret=SECRET), clock)
+    tokens = [token(sub=sub, jti=jti, **CLAIM) for sub, jti in (("7", "1"), ("7", "2"), ("8", "3"))]
+    grants = [one.check(each, peer=PEER) for each in tokens]
+    for content, left in (('[revoked]\njti = ["1"]\n', 2), ('[revoked]\nsubjects = ["7"]\n', 1), ("", 3)):
+        changes = clock.changes
+        path.write_text(content)
+        one.tick()
+        await eventually(lambda changes=changes: clock.changes > changes)  # type: ignore[misc]  # a lambda's default
+
+        expected = ["revoked"] * (3 - left) + ["granted"] * left
+        assert [reason(one.check(each, peer=PEER)) for each in tokens] == expected
+        assert [reason(one.again(each)) for each in grants if isinstance(each, Grant)] == expected
+    newcomer = authentication(replace(static(path, "a"), jwt_secret=SECRET))
+    path.write_text('[revoked]\njti = ["1"]\n')
+    newcomer.prepare(newcomer.options)()
+    assert newcomer.check(tokens[0], peer=PEER) == Denied("revoked", "this token was revoked")
+    await one.close()
+
+
+def test_who_came_by_a_key_goes_with_it() -> None:
+    one = authentication(JWT)
+    granted = one.check(token(**CLAIM), peer=PEER)
+    assert isinstance(granted, Grant)
+    one.prepare(replace(JWT, rules=Rules(leeway_s=1.0)))()
+    assert one.again(granted) is granted
+    one.prepare(AccessOptions(jwt_secret=SECRET[::-1]))()
+    answer = one.again(granted)
+
+    assert isinstance(answer, Denied)
+    assert (answer.reason, "get a new token" in answer.text) == ("revoked", True)
+    assert SECRET not in repr(granted)
+
+
+async def test_keys_that_are_not_fetched_yet_send_nobody_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [jwks(jwk("ES256", 0)), jwks(jwk("ES256", 0)), jwks(jwk("ES256", 1))]
+    monkeypatch.setattr("pgcachewatch_daemon.io.jwt.remote._get", lambda url: read_keys(answers.pop(0)))
+    clock = Clock()
+    one = authentication(AccessOptions(jwks_url="https://id.example/jwks"), clock)
+    one.tick()
+    await eventually(lambda: clock.changes == 1)
+    granted = one.check(token("ES256", 0, **CLAIM), peer=PEER)
+    assert isinstance(granted, Grant)
+    one.prepare(AccessOptions(jwks_url="https://other.example/jwks"))()
+
+    assert one.again(granted) is granted, "nobody knows yet"
+    one.tick()
+    await eventually(lambda: clock.changes == 3)
+    assert one.again(granted) is granted, "the same key"
+    clock.now_s += 1_000.0
+    one.tick()
+    await eventually(lambda: clock.changes == 4)
+    assert reason(one.again(granted)) == "revoked"
+    await one.close()
+
+
 @pytest.mark.parametrize("content", ["[a", "[a]\ntable = 1", None])
 async def test_what_was_read_once_stays_when_the_file_becomes_unreadable(
     tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture

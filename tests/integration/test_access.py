@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pgcachewatch_daemon.io.websocket import SocketLimits
 from pgcachewatch_daemon.relay import Relay
 from tests.bench.idle_memory import REQUEST
-from tests.daemon.io.jwt.signing import SECRET, public_pem, token
+from tests.daemon.io.jwt.signing import CLAIM, SECRET, public_pem, token
 from tests.integration.tokens import bearer, guarded, write_tokens
 from tests.postgres import Database
 from tests.raw_client import CHANNEL, Client, Message, notify, options, payload, running
@@ -218,6 +218,32 @@ async def test_whoever_is_revoked_or_narrowed_has_to_go_and_nobody_else(database
         for name in ("kept", "narrowed-elsewhere"):
             assert (await clients[name].until("ev"))["i"] == [[1, "u", "1"]]
             await clients[name].__aexit__(None, None, None)
+
+
+@pytest.mark.rule("W-TOKEN-5")
+async def test_a_signed_token_that_is_revoked_ends_each_connection_that_it_opened(
+    database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "t"
+    tokens = {jti: token(sub="user-7", jti=jti, **CLAIM) for jti in ("stolen", "own")}
+    async with (
+        running(guarded(database, path, {}, jwt_secret=SECRET)) as relay,
+        Client(relay) as thief,
+        Client(relay) as waiting,
+        Client(relay) as owner,
+    ):
+        await greet(thief, {"t": "sub", "id": 1, "table": "orders"}, shown=tokens["stolen"])
+        await greet(owner, {"t": "sub", "id": 1, "table": "orders"}, shown=tokens["own"])
+        path.write_text('[revoked]\njti = ["stolen"]\n')
+        assert (await thief.until("bye"))["code"] == 4201
+        assert await thief.close_code() == 4201
+        await waiting.say(t="hello", v=1, token=tokens["stolen"], subs=[])
+        assert await waiting.close_code() == 4201
+        assert (await refusal(relay, "/v1/ws", **bearer(tokens["stolen"]))).status_code == 401
+        await notify(database, payload("orders", "1"))
+        assert (await owner.until("ev"))["i"] == [[1, "u", "1"]]
+        await owner.say(t="auth", token=tokens["stolen"])
+        assert await owner.close_code() == 4201
 
 
 @pytest.mark.rule("W-TOKEN-6")

@@ -56,7 +56,8 @@ class Grant:
     """What one credential allows. None of a kind: no limit. `operations` are letters of the wire.
 
     `expires_at`: seconds of the Unix epoch; None: it does not end by itself. `credential`: what to find the static
-    token by that gave this, None for others. A limit of any kind leaves no consumer, unless their names are given too.
+    token by that gave this, None for others. Of a JSON Web Token, `jti`, when it has one, and the key that proved it.
+    A limit of any kind leaves no consumer, unless their names are given too.
     """
 
     subject: str
@@ -67,6 +68,8 @@ class Grant:
     consumers: tuple[str, ...] | None = None
     expires_at: float | None = None
     credential: bytes | None = field(default=None, repr=False)
+    jti: str | None = None
+    key: object = field(default=None, repr=False, compare=False)
 
     @property
     def may_see_status(self) -> bool:
@@ -162,11 +165,16 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     if len(checked) > NAMES_LIMIT:
         raise ConfigurationError(f"{len(checked)} names in one limit, at most {NAMES_LIMIT} are allowed; use `*`")
     for name in checked:
-        if not 0 < len(name) <= NAME_LENGTH or "\0" in name or "*" in name[:-1]:
+        if not 0 < len(name) <= NAME_LENGTH or "*" in name[:-1] or not _is_text(name):
             raise ConfigurationError(
                 f"{name[:80]!r} is no name for a limit: it has 1 to {NAME_LENGTH} characters, and `*` only at its end"
             )
     return checked
+
+
+def _is_text(name: str) -> bool:
+    """False for what no name of PostgreSQL can have, and no message: a NUL, and half of a surrogate pair."""
+    return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _covers(pattern: str, table: str, schema: str | None) -> bool:

@@ -12,7 +12,11 @@ tells something about hashes, which cannot be chosen by whoever sends a token, a
     tables = ["orders", "shop.*"]          # and channels, operations, modes, consumers: see core/access
     expires = 2027-01-31T00:00:00Z
 
-Bounds: TOKENS_LIMIT tokens in a file, and those of core/access for names.
+    [revoked]                              # no token: JSON Web Tokens that hold no more, though they have not ended
+    jti = ["4b1f0c2e"]
+    subjects = ["user-7"]                  # each token with this `sub`
+
+Bounds: TOKENS_LIMIT tokens in a file, REVOKED_LIMIT that are revoked, and those of core/access for names.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ from pgcachewatch.protocol.messages import OP_CODES, TOKEN_LENGTH
 from pgcachewatch_daemon.core.access import NAME_LENGTH, USES_OF_DATA, Grant, Use, check_names
 
 CLAIM = "pgcachewatch"
+REVOKED = "revoked"
 TOKENS_LIMIT = 10_000
+REVOKED_LIMIT = 100_000
 LATEST_S = 253_402_300_799  # the end of the year 9999: above that, calendars fail
 TOKEN_PREFIX = "pgcw_"  # what a scanner for leaked secrets can look for
 WITHOUT_CLAIM = (
@@ -72,7 +78,9 @@ class Limits(pydantic.BaseModel):
     modes: list[Use] | None = None
     consumers: Names | None = None
 
-    def grant(self, subject: str, *, expires_at: float | None, credential: bytes | None = None) -> Grant:
+    def grant(
+        self, subject: str, *, expires_at: float | None, credential: bytes | None = None, jti: str | None = None
+    ) -> Grant:
         return Grant(
             subject=subject,
             channels=_tuple(self.channels),
@@ -82,6 +90,7 @@ class Limits(pydantic.BaseModel):
             consumers=_tuple(self.consumers),
             expires_at=expires_at,
             credential=credential,
+            jti=jti,
         )
 
 
@@ -103,20 +112,49 @@ class StaticToken(Limits):
         return value
 
 
+class Revoked(pydantic.BaseModel):
+    """What the file says of JSON Web Tokens that hold no more. One without `sub` has the subject `jwt`, as in the log.
+
+    >>> Revoked(subjects={"7"}).covers(Grant("7")), Revoked(jti={"4b1f"}).covers(Grant("7", jti="4b20"))
+    (True, False)
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    jti: Annotated[frozenset[str], pydantic.Field(max_length=REVOKED_LIMIT)] = frozenset()
+    subjects: Annotated[frozenset[str], pydantic.Field(max_length=REVOKED_LIMIT)] = frozenset()
+
+    @pydantic.field_validator("subjects")
+    @classmethod
+    def _as_kept(cls, names: frozenset[str]) -> frozenset[str]:
+        return frozenset(name[:NAME_LENGTH] for name in names)  # what is left of a longer one in a grant
+
+    def __len__(self) -> int:
+        return len(self.jti) + len(self.subjects)
+
+    def covers(self, grant: Grant) -> bool:
+        """True when the token that gave this is revoked. A static token is revoked by taking it out."""
+        return grant.credential is None and (grant.jti in self.jti or grant.subject in self.subjects)
+
+
+NOBODY = Revoked()
+
+
 def digest(token: str) -> bytes:
     """What a token is found by."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Roster:
-    """The static tokens of one file, by their hashes.
+    """The static tokens of one file, by their hashes, and which others it revokes.
 
     >>> roster = Roster.parse('[shop]\\nsha256 = "' + digest("secret").hex() + '"\\ntables = ["orders"]')
     >>> roster.find("secret").tables, roster.find("else")
     (('orders',), None)
     """
 
-    def __init__(self, grants: Collection[Grant] = ()) -> None:
+    def __init__(self, grants: Collection[Grant] = (), revoked: Revoked = NOBODY) -> None:
+        self.revoked = revoked
         self._by_digest = {grant.credential: grant for grant in grants}
 
     def __len__(self) -> int:
@@ -129,6 +167,7 @@ class Roster:
             tables = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"it is not valid TOML: {error}") from None
+        revoked = _revoked(tables.pop(REVOKED, {}))
         if len(tables) > TOKENS_LIMIT:
             raise ConfigurationError(f"it has {len(tables)} tokens, at most {TOKENS_LIMIT} are allowed")
         grants: dict[bytes, Grant] = {}
@@ -138,7 +177,7 @@ class Roster:
             other = grants.setdefault(grant.credential, grant)
             if other is not grant:
                 raise ConfigurationError(f"tokens {other.subject!r} and {name!r} have the same sha256; make one anew")
-        return cls(grants.values())
+        return cls(grants.values(), revoked)
 
     def find(self, token: str) -> Grant | None:
         return self.get(digest(token))
@@ -163,6 +202,13 @@ def _static(name: str, content: object) -> Grant:
     return token.grant(name, expires_at=expires_at, credential=bytes.fromhex(token.sha256))
 
 
+def _revoked(content: object) -> Revoked:
+    try:
+        return Revoked.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(f"{REVOKED!r}, which is no token: {_problem(error, Revoked)}") from None
+
+
 def read_claims(claims: Mapping[str, object]) -> Grant | Denied:
     """What a verified token allows. Without our claim: nothing, since whoever signed it may not have meant us.
 
@@ -179,7 +225,10 @@ def read_claims(claims: Mapping[str, object]) -> Grant | Denied:
     # Who verifies has seen that there is one, and takes it also as a text, or with more digits than a float holds.
     if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires <= LATEST_S:
         return Denied("forbidden", "`exp` of this token can not be used: it is a number of seconds since 1970")
-    return limits.grant(str(subject)[:NAME_LENGTH] if subject is not None else "jwt", expires_at=float(expires))
+    # Of a lone surrogate no text can be sent, and the list of all clients would fail at this one.
+    name = "jwt" if subject is None else str(subject)[:NAME_LENGTH].encode(errors="backslashreplace").decode()
+    jti = claims.get("jti")
+    return limits.grant(name[:NAME_LENGTH], expires_at=float(expires), jti=jti if isinstance(jti, str) else None)
 
 
 def check_time(grant: Grant, wall_s: float) -> Grant | Denied:
@@ -204,14 +253,18 @@ def is_plausible(token: str) -> bool:
     return 0 < len(token) <= TOKEN_LENGTH and re.fullmatch(r"[\x21-\x7e]+", token) is not None
 
 
-def _problem(error: pydantic.ValidationError) -> str:
+def _problem(error: pydantic.ValidationError, model: type[pydantic.BaseModel] = Limits) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(Limits.model_fields)
-        return f"there is no field {place[:NAME_LENGTH]!r}; limits are {known}"
+        known = ", ".join(model.model_fields)
+        return f"there is no field {place[:NAME_LENGTH]!r}; there are {known}"
     if first["type"] == "string_pattern_mismatch":
         return f"{place} must have 64 hex digits; `pgcachewatch token --hash` makes them of a token"
+    if first["type"] == "frozen_set_type":
+        return f"{place} must be a list of texts"
+    if first["type"] == "model_type":
+        return f"write [{REVOKED}] above its lists"
     return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 

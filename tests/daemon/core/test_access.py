@@ -147,7 +147,7 @@ def test_names_of_other_tables_are_secrets() -> None:
     assert not grant.may_name("public", "c")
 
 
-@pytest.mark.parametrize("name", ["", "*x", "a*b", "*.orders", "x" * 201, "a\0b", "**"])
+@pytest.mark.parametrize("name", ["", "*x", "a*b", "*.orders", "x" * 201, "a\0b", "\ud800", "**"])
 def test_a_name_that_does_not_mean_what_it_seems_to_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError):
         check_names([name])

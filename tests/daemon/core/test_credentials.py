@@ -8,7 +8,9 @@ from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.core.access import USES_OF_DATA, Grant
 from pgcachewatch_daemon.core.credentials import (
     CLAIM,
+    REVOKED_LIMIT,
     Denied,
+    Revoked,
     Roster,
     check_time,
     digest,
@@ -96,6 +98,10 @@ def test_a_day_ends_a_token_at_its_beginning_in_utc() -> None:
         (f"[x]\n{HASH}[y]\n{HASH}", "'x' and 'y' have the same sha256"),
         (HASH, "outside of any token"),
         (f'[""]\n{HASH}', "name has 1 to"),
+        (f"[revoked]\n{HASH}", "'revoked', which is no token: there is no field 'sha256'; there are jti, subjects"),
+        (f'[revoked]\njti = "{TOKEN}"', "jti must be a list of texts"),
+        (f'[revoked]\njti = [["{TOKEN}"]]', "jti.0"),
+        (f'revoked = "{TOKEN}"', "write [revoked] above its lists"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_and_no_value_of_it(text: str, part: str) -> None:
@@ -113,6 +119,30 @@ def test_the_tokens_of_a_file_are_bounded() -> None:
         Roster.parse("".join(f"[a{number}]\n" for number in range(10_001)))
 
 
+def test_tokens_that_are_revoked_are_bounded() -> None:
+    listed = ", ".join(f'"{number}"' for number in range(REVOKED_LIMIT + 1))
+    with pytest.raises(ConfigurationError, match="at most 100000 items"):
+        Roster.parse(f"[revoked]\nsubjects = [{listed}]\n")
+
+
+def test_signed_tokens_are_revoked_by_their_number_or_their_subject_and_static_ones_are_not() -> None:
+    long = "x" * 300
+    revoked = Roster.parse(f'[revoked]\njti = ["4b1f"]\nsubjects = ["7", "jwt", "{long}"]\n').revoked
+
+    assert len(revoked) == 4
+    for claims, is_covered in (
+        ({"sub": "8", "jti": "4b1f"}, True),
+        ({"sub": "7", "jti": "4b20"}, True),
+        ({}, True),
+        ({"sub": long}, True),
+        ({"sub": "8", "jti": "4b20"}, False),
+        ({"sub": "4b1f", "jti": "7"}, False),
+    ):
+        assert revoked.covers(granted({CLAIM: {}, **claims})) is is_covered
+    assert not revoked.covers(Grant("7", credential=b"x"))
+    assert Roster.parse("").revoked == Revoked()
+
+
 def test_an_empty_file_lets_nobody_in() -> None:
     assert len(Roster.parse("")) == 0
     assert Roster.parse("").find("") is None
@@ -124,6 +154,7 @@ def test_claims_grant_what_they_name() -> None:
     assert grant == Grant("7", tables=("tenant7_*",), operations=frozenset("u"), expires_at=2e9)
     assert granted({CLAIM: {}}).subject == "jwt"
     assert granted({CLAIM: {}}).is_unlimited
+    assert granted({CLAIM: {}, "sub": "\ud800" * 200}).subject.encode() == b"\\ud800" * 33 + b"\\u"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgcachewatch_daemon.io.jwt.keys import ALGORITHMS, Key, read_keys, secret_key
 from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, check_url
-from pgcachewatch_daemon.io.jwt.verifier import Rules, UnknownKey, Unverified, looks_like_jwt, verify
+from pgcachewatch_daemon.io.jwt.verifier import Rules, UnknownKey, Unverified, Verified, looks_like_jwt, verify
 
 __all__ = [
     "ALGORITHMS",
@@ -13,6 +13,7 @@ __all__ = [
     "Rules",
     "UnknownKey",
     "Unverified",
+    "Verified",
     "check_url",
     "looks_like_jwt",
     "read_keys",

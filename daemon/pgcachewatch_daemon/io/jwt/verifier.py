@@ -1,6 +1,6 @@
 """The check of one token: which key, is the signature right, and do the claims hold now.
 
-`exp` is required, since a token without an end can only be revoked by changing keys. `nbf`, `iat`, `aud` and `iss` are
+`exp` is required: who issues tokens does not tell us which of them hold no more. `nbf`, `iat`, `aud` and `iss` are
 checked where the token has them or the operator wants them; a token for an audience is refused while none is set, as
 it was made for somebody else. Texts are ours: the library's may quote the token.
 
@@ -25,6 +25,9 @@ BAD_CLAIMS: Mapping[str, str] = {
 }
 
 
+Claims = dict[str, Any]  # JSON
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What a token must say. Empty: it need not."""
@@ -33,6 +36,14 @@ class Rules:
     audience: Sequence[str] = ()
     issuer: str = ""
     leeway_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What it says is so, for as long as the key is one of those there are."""
+
+    claims: Claims
+    key: Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,6 @@ class UnknownKey:
 
 
 Keys = Sequence[Key]
-Claims = dict[str, Any]  # JSON
 
 
 def looks_like_jwt(token: str) -> bool:
@@ -61,13 +71,13 @@ def looks_like_jwt(token: str) -> bool:
     return token.count(".") == 2
 
 
-def verify(token: str, keys: Keys, rules: Rules) -> Claims | Unverified | UnknownKey:
+def verify(token: str, keys: Keys, rules: Rules) -> Verified | Unverified | UnknownKey:
     """The claims of a token whose signature and claims are right by the wall clock."""
     import jwt
 
     try:
         header = jwt.get_unverified_header(token)
-    except (jwt.PyJWTError, UnicodeError):
+    except (jwt.PyJWTError, UnicodeError, RecursionError):
         return Unverified("this is no token that the relay knows")
     algorithm, kid = header.get("alg"), header.get("kid")
     if algorithm not in rules.algorithms:
@@ -78,12 +88,12 @@ def verify(token: str, keys: Keys, rules: Rules) -> Claims | Unverified | Unknow
     problem = Unverified("the signature of this token is wrong")
     for key in fitting[:TRIES]:
         try:
-            return _decode(token, key, rules)
+            return Verified(_decode(token, key, rules), key)
         except jwt.InvalidSignatureError:
             continue
         except jwt.ExpiredSignatureError:
             return Unverified("this token has expired; get a new one", is_expired=True)
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             return Unverified(BAD_CLAIMS.get(type(error).__name__, "this token is malformed"))
     return problem
 

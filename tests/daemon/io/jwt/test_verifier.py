@@ -12,26 +12,31 @@ from typing import Any
 import pytest
 
 from pgcachewatch_daemon.io.jwt.keys import Key, read_keys, secret_key
-from pgcachewatch_daemon.io.jwt.verifier import Rules, UnknownKey, Unverified, verify
+from pgcachewatch_daemon.io.jwt.verifier import Rules, UnknownKey, Unverified, Verified, verify
 from tests.daemon.io.jwt.signing import SECRET, jwk, jwks, public_pem, token
 
 KEYS = (secret_key(SECRET), *read_keys(public_pem("RS256")), *read_keys(public_pem("ES256") + public_pem("EdDSA")))
 
 
 def forged(header: dict[str, object], claims: dict[str, object], secret: bytes) -> str:
+    return sealed(json.dumps(header).encode(), json.dumps(claims).encode(), secret)
+
+
+def sealed(header: bytes, claims: bytes, secret: bytes) -> str:
     def part(content: bytes) -> bytes:
         return base64.urlsafe_b64encode(content).rstrip(b"=")
 
-    signed = part(json.dumps(header).encode()) + b"." + part(json.dumps(claims).encode())
+    signed = part(header) + b"." + part(claims)
     return (signed + b"." + part(hmac.digest(secret, signed, hashlib.sha256))).decode()
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "RS256", "ES256", "EdDSA"])
 def test_a_token_is_believed_by_the_key_that_signed_it(algorithm: str) -> None:
-    claims = verify(token(algorithm, sub="7"), KEYS, Rules())
+    verified = verify(token(algorithm, sub="7"), KEYS, Rules())
 
-    assert isinstance(claims, dict)
-    assert claims["sub"] == "7"
+    assert isinstance(verified, Verified)
+    assert (verified.claims["sub"], verified.key.algorithm) == ("7", algorithm)
+    assert verified.key in KEYS
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
@@ -135,3 +140,44 @@ def test_without_keys_nothing_is_believed() -> None:
     keys: tuple[Key, ...] = ()
 
     assert isinstance(verify(token(), keys, Rules()), UnknownKey)
+
+
+HOSTILE: dict[str, tuple[bytes, bytes]] = {
+    "nothing to sign with": (b'{"alg":"none"}', b"{}"),
+    "a header that is a thousand lists": (b'{"alg":"HS256","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}", b"{}"),
+    "claims that are a thousand lists": (b'{"alg":"HS256"}', b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
+    "a demand that nobody understands": (b'{"alg":"HS256","crit":["x"],"x":1}', b"{}"),
+    "a payload that is elsewhere": (b'{"alg":"HS256","crit":["b64"],"b64":false}', b"{}"),
+    "a name of a key that is none": (b'{"alg":"HS256","kid":["a"]}', b"{}"),
+    "an end in words of five thousand digits": (b'{"alg":"HS256"}', b'{"exp":' + b"9" * 5_000 + b"}"),
+    "an end that never comes": (b'{"alg":"HS256"}', b'{"exp":Infinity}'),
+    "a beginning that never comes": (b'{"alg":"HS256"}', b'{"exp":2e9,"nbf":Infinity}'),
+    "of two ends the later, then the earlier": (b'{"alg":"HS256"}', b'{"exp":2000000000,"exp":1}'),
+    "a token in a token": (b'{"alg":"HS256","cty":"JWT"}', token().encode()),
+    "an audience of no texts": (b'{"alg":"HS256"}', b'{"exp":2000000000,"aud":[{"a":1}]}'),
+    "no object": (b'{"alg":"HS256"}', b"[1]"),
+    "no text": (b'{"alg":"HS256"}', b'{"exp":\xff}'),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_token_that_was_made_to_confuse_is_refused_in_our_words(name: str) -> None:
+    attack = sealed(*HOSTILE[name], SECRET.encode())
+
+    assert isinstance(verify(attack, KEYS, Rules()), Unverified)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"alg":"HS256","kid":"../../dev/null"}',
+        b'{"alg":"HS256","jku":"http://127.0.0.1:1/jwks"}',
+        b'{"alg":"HS256","jwk":{"kty":"oct","k":"AA"}}',
+    ],
+)
+def test_a_header_that_says_where_the_key_is_finds_no_other_than_ours(header: bytes) -> None:
+    claims = b'{"exp":2000000000}'
+
+    assert isinstance(verify(sealed(header, claims, SECRET.encode()), KEYS, Rules()), Verified)
+    assert isinstance(verify(sealed(header, claims, b""), KEYS, Rules()), Unverified)
+    assert isinstance(verify(sealed(header, claims, b"\0"), KEYS, Rules()), Unverified)
