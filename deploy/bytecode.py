@@ -31,7 +31,7 @@ def main() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not any(part in f"{module.name}." for part in (f"{name}." for name in LEFT_OUT)):
                 load(module.name)
-    for name in (*LATE, "pgcachewatch.__main__"):
+    for name in (*LATE, "pgcachewatch.__main__", "pgcachewatch.commands"):
         importlib.import_module(name)
 
 

@@ -1,143 +1,34 @@
-"""The `pgcachewatch` command: `python -m pgcachewatch` is the same program.
+"""The `pgcachewatch` command; `python -m pgcachewatch` is the same program.
 
-Commands are found where packages announce theirs, in the entry point group `pgcachewatch.commands`, because the client
-may not import the daemon. `install` and `uninstall` come with the client too, for the original's table-level triggers:
-they are its own when that is asked for, by `--mode table` or by a flag that only the original has, and when the daemon,
-whose triggers tell rows apart, is not installed. `tail` and `status URL` speak to a relay and are the client's.
+It is ready for signals before it imports what takes time. A container's first process has no default action: the
+kernel drops SIGTERM until there is a handler, so that a stop just after the start would wait in vain, and kill.
 """
 
-from __future__ import annotations
-
-import asyncio
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib import metadata
 
-from pgcachewatch import cli
-
-GROUP = "pgcachewatch.commands"
-OWN = {"install": "watch tables: put a trigger on each", "uninstall": "stop watching all tables of a channel"}
-ORIGINAL_FLAGS = ("--function-name", "--trigger-name")
-MODE = "--mode"
-OF_RELAYS = {"tail": "follow changes as they are committed", "status URL": "the state of a relay, live in a terminal"}
-SCHEMES = ("ws://", "wss://", "http://", "https://")
-DAEMON = {"serve", "demo", "settings", "status", "doctor", "token"}
-ONLY_TABLES = (
-    "pgcachewatch: without the daemon package only table-level triggers can be installed, whose events concern the "
-    "whole table: pip install 'pgcachewatch[daemon]' for triggers that tell which rows changed\n"
-)
-NEEDS_DAEMON = "the {name!r} command needs the daemon, which is not installed: pip install 'pgcachewatch[daemon]'"
+SERVE = "serve"
+EXIT_SIGNAL_BASE = 128
+FIRST_PROCESS = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 1 failed, 2 the command line can not work."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = given[0] if given else "--help"
-    commands = {one.name: one for one in metadata.entry_points(group=GROUP)}
-    if name == "tail" or (name == "status" and _is_of_a_relay(given[1:])):
-        return _ask_relay(name, given[1:])
-    if name in OWN:
-        return _triggers(given, commands.get(name))
-    if name in commands:
-        return _run(commands[name], given[1:])
-    if name in ("-h", "--help", "help"):
-        sys.stdout.write(_help(commands))
-        return 0
-    if name in ("-V", "--version"):
-        sys.stdout.write(f"pgcachewatch {metadata.version('pgcachewatch')}\n")
-        return 0
-    if name in DAEMON:
-        sys.stderr.write(f"pgcachewatch: {NEEDS_DAEMON.format(name=name)}\n")
-        return 1
-    sys.stderr.write(f"pgcachewatch: there is no command {name!r}\n\n{_help(commands)}")
-    return 2
+def main() -> int:
+    """Run the command line. Returns its exit code."""
+    _be_ready_for_signals(sys.argv[1:])
+    from pgcachewatch.commands import run
+
+    return run(sys.argv[1:])
 
 
-def _triggers(given: list[str], command: metadata.EntryPoint | None) -> int:
-    """`install` or `uninstall`: the daemon's, or the client's own."""
-    mode, rest = _split_mode(given)
-    if mode == "table" or any(_is_original(argument) for argument in rest):
-        return asyncio.run(cli.main(rest))
-    if command is not None and _can_load(command):
-        return _run(command, given[1:])
-    if mode is not None:
-        sys.stderr.write(f"pgcachewatch: {NEEDS_DAEMON.format(name=f'{given[0]} {MODE} {mode}')}\n")
-        return 1
-    sys.stderr.write(ONLY_TABLES)
-    return asyncio.run(cli.main(rest))
-
-
-def _is_of_a_relay(arguments: list[str]) -> bool:
-    """True for `status` of a relay. The one of a database, which is the daemon's, has flags only."""
-    is_first = bool(arguments) and not arguments[0].startswith("-")
-    return is_first or any(argument.startswith(SCHEMES) for argument in arguments)
-
-
-def _ask_relay(name: str, arguments: list[str]) -> int:
-    # Not at the top: `serve` needs none of it, and starts sooner without.
-    from pgcachewatch.status import status
-    from pgcachewatch.tail import tail
-
-    return tail(arguments) if name == "tail" else status(arguments)
-
-
-def _split_mode(given: list[str]) -> tuple[str | None, list[str]]:
-    """The value of the last --mode, and the command line without it."""
-    mode, rest, arguments = None, [], iter(given)
-    for argument in arguments:
-        if argument == MODE:
-            mode = next(arguments, "")
-        elif argument.startswith(f"{MODE}="):
-            mode = argument.removeprefix(f"{MODE}=")
-        else:
-            rest.append(argument)
-    return mode, rest
-
-
-def _is_original(argument: str) -> bool:
-    """True for a flag that only the original has, which took it abbreviated too."""
-    name = argument.partition("=")[0]
-    return len(name) > len("--") and any(flag.startswith(name) for flag in ORIGINAL_FLAGS)
-
-
-def _can_load(command: metadata.EntryPoint) -> bool:
-    try:
-        command.load()
-    except ImportError:
-        return False
-    return True
-
-
-def _run(command: metadata.EntryPoint, arguments: list[str]) -> int:
-    try:
-        function = command.load()
-    except ImportError as error:
-        sys.stderr.write(f"pgcachewatch: {NEEDS_DAEMON.format(name=command.name)} ({error})\n")
-        return 1
-    code: int = function(arguments)
-    return code
-
-
-def _help(commands: dict[str, metadata.EntryPoint]) -> str:
-    rows = {**OWN, **OF_RELAYS}
-    for name in sorted(commands):
-        if name not in OWN or _can_load(commands[name]):
-            rows[name] = _summary(commands[name])
-    for name in sorted(DAEMON - rows.keys()):
-        rows[name] = "needs pip install 'pgcachewatch[daemon]'"
-    width = max(len(name) for name in rows)
-    lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
-    return "\n".join(
-        ["usage: pgcachewatch COMMAND ...", "", *lines, "", "pgcachewatch COMMAND --help tells more about one.", ""]
-    )
-
-
-def _summary(command: metadata.EntryPoint) -> str:
-    try:
-        lines = (command.load().__doc__ or "").strip().splitlines()
-    except ImportError:
-        return "needs pip install 'pgcachewatch[daemon]'"
-    return lines[0] if lines else ""
+def _be_ready_for_signals(arguments: list[str]) -> None:
+    """Until a command has handlers of its own, as `serve` has once there is something to drain."""
+    if arguments[:1] == [SERVE] and os.name == "posix":  # elsewhere no other handler would follow
+        # Nobody is connected yet: the drain is done.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(0))
+    elif os.getpid() == FIRST_PROCESS:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_SIGNAL_BASE + number))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from importlib.metadata import EntryPoint
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from pgcachewatch import cli
-from pgcachewatch.__main__ import main as program
 from tests.postgres import Database
 
 
@@ -140,140 +137,3 @@ def test_help_shows_no_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         cli.cliparser(["install", "--help"])
 
     assert "hunter" not in capsys.readouterr().out
-
-
-def test_asyncpg_missing_is_one_line_that_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
-
-    assert program(["uninstall", "--mode", "table"]) == 1
-
-    assert "pgcachewatch[postgres]" in capsys.readouterr().err
-
-
-def test_without_a_command_all_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program([]) == 0
-
-    out = capsys.readouterr().out
-    for name in ("install", "uninstall", "serve", "demo"):
-        assert f"  {name} " in out
-
-
-def announced(monkeypatch: pytest.MonkeyPatch, *found: EntryPoint) -> None:
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
-
-
-def told(arguments: list[str]) -> int:
-    """Stands for the daemon's command."""
-    sys.stdout.write(f"rows {arguments}")
-    return 0
-
-
-THEIRS = EntryPoint("install", f"{__name__}:told", "pgcachewatch.commands")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "is_row_mode"),
-    [
-        (["users"], True),
-        (["users", "--mode", "row"], True),
-        (["users", "--mode=row", "--commit"], True),
-        (["users", "--mode", "table"], False),
-        (["--mode=table", "users"], False),
-        (["users", "--trigger-name", "tg"], False),
-        (["users", "--function-name=fn"], False),
-        (["users", "--trig", "tg"], False),
-    ],
-)
-def test_install_tells_rows_apart_unless_the_original_is_asked_for(
-    arguments: list[str], is_row_mode: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(EntryPoint, "load", lambda self: told)
-    announced(monkeypatch, THEIRS)
-
-    assert program(["install", *arguments]) == 0
-
-    out = capsys.readouterr().out
-    assert out == f"rows {arguments}" if is_row_mode else "FOR EACH STATEMENT EXECUTE FUNCTION" in out
-
-
-@pytest.mark.parametrize("found", [(), (EntryPoint("install", "no_such_module:x", "pgcachewatch.commands"),)])
-def test_without_the_daemon_install_is_the_originals_and_says_so(
-    found: tuple[EntryPoint, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    announced(monkeypatch, *found)
-
-    assert program(["install", "users"]) == 0
-
-    out, err = capsys.readouterr()
-    assert "FOR EACH STATEMENT EXECUTE FUNCTION" in out
-    assert "without the daemon package only table-level triggers" in err
-    assert program(["install", "users", "--mode", "row"]) == 1
-    assert "pip install 'pgcachewatch[daemon]'" in capsys.readouterr().err
-
-
-def test_every_command_of_the_daemon_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program([]) == 0
-
-    out = capsys.readouterr().out
-    for line in ("watch tables: put triggers on each that tell which rows changed", "every table: watched or not"):
-        assert line in out
-    assert "  doctor " in out
-
-
-def test_a_command_nobody_has_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program(["brew"]) == 2
-    assert "'brew'" in capsys.readouterr().err
-
-
-def test_without_the_daemon_its_commands_say_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
-
-    assert program(["serve"]) == 1
-
-    err = capsys.readouterr().err
-    assert "pip install 'pgcachewatch[daemon]'" in err
-    assert err.count("\n") == 1
-
-
-def test_a_command_that_can_not_be_loaded_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = EntryPoint("serve", "pgcachewatch_no_such_module:serve", "pgcachewatch.commands")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: (broken,))
-
-    assert program(["serve"]) == 1
-    assert "pip install 'pgcachewatch[daemon]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["status", "example.com:8420"], "is no address of a relay"),
-        (["status", "--json", "ws://x:port"], "is no address of a relay"),
-        (["tail", "http://"], "is no address of a relay"),
-    ],
-)
-def test_what_names_a_relay_goes_to_the_client(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    logger = logging.getLogger("pgcachewatch")
-    before = logger.level
-
-    assert program(arguments) == 2
-    assert said in capsys.readouterr().err
-    assert logger.level == before, "who calls it from a program keeps the log"
-
-
-def test_status_of_a_database_goes_to_the_daemon(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        program(["status", "--help"])
-    assert "--pg-dsn" in capsys.readouterr().out
-
-
-def test_the_list_of_commands_has_those_for_relays(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program(["--help"]) == 0
-    assert {"tail", "status URL", "status"} <= {line[2:14].strip() for line in capsys.readouterr().out.splitlines()}
