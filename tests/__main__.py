@@ -27,5 +27,9 @@ ONE_PROCESS = (
 ONE_PROCESS += ("--help", "--version", "--fixtures", "--markers")
 
 arguments = sys.argv[1:]
-parallel = [] if any(word.startswith(ONE_PROCESS) for word in arguments) else ["-n", "auto", "--maxprocesses", "8"]
+parallel = ["-n", "auto", "--maxprocesses", "8"]
+# A test that hangs prints its stacks and costs its worker, which is replaced; with one process it would cost the run.
+parallel += ["-o", "faulthandler_exit_on_timeout=true"]
+if any(word.startswith(ONE_PROCESS) for word in arguments):
+    parallel = []
 bootstrap.run("pytest", [*parallel, *arguments], bootstrap.ROOT)

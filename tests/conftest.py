@@ -21,11 +21,19 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pgcachewatch_daemon.embedded import EmbeddedPostgres, PostgresBinaries
 from tests.postgres import Database, Server, Servers, all_binaries
 
 SERVERS = pytest.StashKey[Servers]()
+
+# No example has to be quick, and each run draws the same ones: it fails for what was changed, not for a busy machine or
+# an unlucky draw. `--hypothesis-profile=explore` draws new ones.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", parent=UNTIMED)
+settings.register_profile("steady", parent=UNTIMED, derandomize=True, database=None)
+settings.load_profile("steady")
 
 
 def _hear_interrupts() -> None:

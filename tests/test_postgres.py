@@ -302,3 +302,28 @@ def test_task_socket_and_process_that_are_left_behind_fail_the_test(tmp_path: Pa
         line.split("::")[1].split()[0] for line in answer.stdout.splitlines() if line.startswith(("ERROR", "FAILED"))
     }
     assert blamed == {"test_task", "test_socket", "test_process"}, answer.stdout
+
+
+HANGING = """
+import time
+
+def test_before(): pass
+def test_hanging(): time.sleep(1000)
+def test_after(): pass
+"""
+
+
+def test_a_test_that_hangs_says_where_and_the_others_run(tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    limits = [f"-ofaulthandler_{option}" for option in ("timeout=0.5", "exit_on_timeout=true")]
+
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-n1", *limits, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "in test_hanging" in answer.stderr
+    assert "1 failed, 2 passed" in answer.stdout

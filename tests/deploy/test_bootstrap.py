@@ -20,6 +20,7 @@ from deploy import bootstrap
 from tests.waiting import LIMIT_S
 
 ROOT = Path(bootstrap.__file__).parent.parent
+PARALLEL = ["-n", "auto", "--maxprocesses", "8", "-o", "faulthandler_exit_on_timeout=true"]
 
 
 class Installer:
@@ -199,8 +200,8 @@ def test_daemon_folder_runs_the_demo_or_serves_the_named_database(
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        ([], ["-n", "auto", "--maxprocesses", "8"]),
-        (["-k", "resume", "-x"], ["-n", "auto", "--maxprocesses", "8", "-k", "resume", "-x"]),
+        ([], PARALLEL),
+        (["-k", "resume", "-x"], [*PARALLEL, "-k", "resume", "-x"]),
         (["-n0"], ["-n0"]),
         (["--pdb"], ["--pdb"]),
     ],
