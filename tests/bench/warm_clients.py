@@ -21,7 +21,6 @@ import pgcachewatch
 from pgcachewatch import Row
 from tests.waiting import eventually
 
-STALENESS_S = 10.0
 CONNECTING_AT_ONCE = 50
 QUERIES_AT_ONCE = 4
 
@@ -38,6 +37,7 @@ class Task:
     clients: int
     keys: int
     reads_per_s: float
+    staleness_s: float
     seed: int
 
 
@@ -75,7 +75,7 @@ class Herd:
     async def _open_one(self, stack: AsyncExitStack, free: asyncio.Semaphore) -> Read:
         async with free:
             client = await stack.enter_async_context(
-                pgcachewatch.connect(self._task.url, staleness=STALENESS_S, open_timeout=60)
+                pgcachewatch.connect(self._task.url, staleness=self._task.staleness_s, open_timeout=60)
             )
             self._clients.append(client)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.relay_process import RelayProcess
 from tests.waiting import LIMIT_S, eventually
 
 CLIENTS = 200
+OPENING_AT_ONCE = 20
 EVENTS = 20
 
 
@@ -32,8 +34,8 @@ def authority(tmp_path: Path) -> Authority:
 
 def secured(database: Database, authority: Authority, **settings: str) -> RelayProcess:
     certificate, key = authority.issue("relay", ends_in=100 * DAY)
-    settings |= {"tls_certificate_file": str(certificate), "tls_key_file": str(key), "heartbeat_s": "0.05"}
-    relay = RelayProcess(database.dsn, port=0, **settings)
+    files = {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
+    relay = RelayProcess(database.dsn, port=0, **{"heartbeat_s": "0.05", **files, **settings})
     relay.trust = authority.client()
     return relay
 
@@ -82,26 +84,34 @@ async def test_two_hundred_clients_of_two_workers_hear_each_event_in_order(
     database: Database, authority: Authority
 ) -> None:
     keys = [str(number) for number in range(EVENTS)]
+    # Twenty marks a second for each of them, and pings, are more than the other ends, all in this process, can read.
+    settings = {"workers": "2", "heartbeat_s": "1", "handshake_timeout_s": "60", "hello_timeout_s": "60"}
+    opening = asyncio.Semaphore(OPENING_AT_ONCE)
+    joined = asyncio.Barrier(CLIENTS + 1)
 
-    async def listen(relay: RelayProcess, joined: asyncio.Semaphore) -> list[str]:
+    async def listen(relay: RelayProcess) -> list[str]:
         heard: list[str] = []
-        async with Client(relay, ssl=relay.trust, compression=None, open_timeout=LIMIT_S) as client:
-            await client.hello({"t": "sub", "id": 1, "table": "users", "mode": "stream"})
-            await client.until("subok")
-            joined.release()
+        async with AsyncExitStack() as stack:
+            async with opening:
+                client = Client(relay, ssl=relay.trust, compression=None, ping_interval=None, max_queue=None)
+                await stack.enter_async_context(client)
+                await client.hello({"t": "sub", "id": 1, "table": "users", "mode": "stream"})
+                await client.until("subok")
+            await joined.wait()
             while len(heard) < EVENTS:
                 heard += [item[3]["keys"][0] for item in (await client.until("ev"))["i"]]
         return heard
 
-    with secured(database, authority, workers="2", handshake_timeout_s="60", hello_timeout_s="60") as relay:
-        joined = asyncio.Semaphore(0)
-        listening = [asyncio.create_task(listen(relay, joined)) for _ in range(CLIENTS)]
-        for _ in range(CLIENTS):
-            await joined.acquire()
-        for key in keys:
-            await notify(database, payload("users", key))
-        assert await asyncio.gather(*listening) == [keys] * CLIENTS
-        assert 'pgcachewatch_disconnects_total{code="1006"}' not in relay.get("/metrics")[1]
+    with secured(database, authority, **settings) as relay:
+        async with asyncio.timeout(3 * LIMIT_S), asyncio.TaskGroup() as group:
+            listening = [group.create_task(listen(relay)) for _ in range(CLIENTS)]
+            await joined.wait()
+            for key in keys:
+                await notify(database, payload("users", key))
+        assert [each.result() for each in listening] == [keys] * CLIENTS
+        status, metrics = relay.get("/metrics")
+        assert status == 200
+        assert 'pgcachewatch_disconnects_total{code="1006"}' not in metrics
 
 
 async def test_a_reload_takes_other_files_and_refuses_those_that_do_not_work(
