@@ -22,6 +22,7 @@ import asyncpg
 import pytest
 
 import pgcachewatch
+from pgcachewatch.aio import connection
 from pgcachewatch.aio.client import Client
 from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from pgcachewatch_daemon.embedded.account import run_as, server_account, temporary_parent
@@ -61,9 +62,12 @@ class Scene:
         self.cached = client.cache(users.version, tables=["users"])
 
     async def warm(self) -> None:
+        async def is_kept() -> bool:
+            assert await self.cached(1) == await self.users.version_now(1)
+            return self.cached.cache_contains(1)
+
         await self.client.wait_live(LIMIT_S)
-        assert await self.cached(1) == await self.cached(1) == await self.users.version_now(1)
-        assert self.cached.cache_contains(1)
+        await eventually(is_kept)  # a short lease may end under the first call
 
     async def is_right_again(self, *, gaps: int = 1) -> None:
         """Live, with what was cached before flushed, and events arriving."""
@@ -81,6 +85,12 @@ async def scene(users: Users, relay: RelayProcess) -> AsyncIterator[Scene]:
         scene = Scene(client, users)
         await scene.warm()
         yield scene
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's lease is short; that a busy machine has the relay late is no reason to give up the link to it."""
+    monkeypatch.setattr(connection, "SILENT_HEARTBEATS", 100)
 
 
 @pytest.fixture
@@ -178,7 +188,7 @@ async def test_a_session_that_answers_and_receives_nothing_is_given_up(users: Us
             await users.change(1)
             await eventually(lambda: not it.client.connection_healthy())
             assert await it.cached(1) == await users.version_now(1)
-            assert "source lost reason=loopback_overdue" in relay.log()
+            await eventually(lambda: "source lost reason=loopback_overdue" in relay.log())
             sieve.is_on = False
             await it.is_right_again()
 
@@ -260,11 +270,11 @@ async def _promote(standby: EmbeddedPostgres) -> None:
 
 
 async def _ask(server: EmbeddedPostgres, query: str, *values: object) -> object:
-    connection = await asyncpg.connect(server.dsn)
+    asking = await asyncpg.connect(server.dsn)
     try:
-        return await connection.fetchval(query, *values)
+        return await asking.fetchval(query, *values)
     finally:
-        await connection.close()
+        await asking.close()
 
 
 # --- a pooler
