@@ -145,8 +145,13 @@ async def kill_listener(database: Database) -> None:
         await connection.close()
 
 
+def http_client() -> httpx.AsyncClient:
+    """Of no proxy, and with a patience that says nothing about speed: httpx's own is 5 seconds."""
+    return httpx.AsyncClient(trust_env=False, timeout=LIMIT_S)
+
+
 async def get(relay: Addressed, path: str, method: str = "GET", accept: str = "*/*") -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with http_client() as client:
         return await client.request(method, f"http://127.0.0.1:{relay.port}{path}", headers={"Accept": accept})
 
 

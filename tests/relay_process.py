@@ -21,7 +21,8 @@ import urllib.request
 from types import TracebackType
 from typing import Self
 
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 60.0
+ANSWER_WITHIN_S = 30.0
 POLL_S = 0.02
 LISTENING = re.compile(r"relay listening host=\S+ port=(\d+)")
 
@@ -91,7 +92,7 @@ class RelayProcess:
                 return 0, ""
             self.port = int(listening[1])
         try:
-            with urllib.request.urlopen(self.http + path, timeout=5, context=self.trust) as answer:
+            with urllib.request.urlopen(self.http + path, timeout=ANSWER_WITHIN_S, context=self.trust) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             with refused:
@@ -103,7 +104,7 @@ class RelayProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = READY_WITHIN_S) -> int:
         """Exit code."""
         assert self._process is not None
         return self._process.wait(timeout_s)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from pgcachewatch_daemon.io.http import Answer, Check, Page, Route
 from pgcachewatch_daemon.relay import Relay
 from pgcachewatch_daemon.site import Show, Site, metrics_answer, status_answer
-from tests.raw_client import get, options
+from tests.raw_client import get, http_client, options
 
 READY = Check("source", True, 1.0)
 LOST = Check("source", False, 2.0, "closed")
@@ -95,7 +94,7 @@ async def test_a_browser_is_answered_as_its_cache_expects() -> None:
         head = await get(relay, "/", "HEAD")
         assert (head.headers["ETag"], head.content) == (page.headers["ETag"], b"")
         assert head.headers["Content-Length"] == str(len(page.content))
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             known = {"If-None-Match": page.headers["ETag"]}
             again = await client.get(f"http://127.0.0.1:{relay.port}/", headers=known)
         assert (again.status_code, again.content) == (304, b"")

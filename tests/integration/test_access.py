@@ -22,7 +22,7 @@ from tests.bench.idle_memory import REQUEST
 from tests.daemon.io.jwt.signing import CLAIM, SECRET, public_pem, token
 from tests.integration.tokens import bearer, guarded, write_tokens
 from tests.postgres import Database
-from tests.raw_client import CHANNEL, Client, Message, notify, options, payload, running
+from tests.raw_client import CHANNEL, Client, Message, http_client, notify, options, payload, running
 from tests.waiting import eventually
 
 ALL, SHOP, STATUS = "token-of-all", "token-of-the-shop", "token-of-the-page"
@@ -34,7 +34,7 @@ async def refusal(relay: Relay, path: str, **headers: str) -> httpx.Response:
     """Of a handshake on this path."""
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     offered = {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==", "Sec-WebSocket-Protocol": "pgcachewatch.v1"}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with http_client() as client:
         return await client.get(f"http://127.0.0.1:{relay.port}{path}", headers={**upgrade, **offered, **headers})
 
 
@@ -144,7 +144,7 @@ async def test_a_channel_that_the_token_does_not_allow_is_not_listened_to(databa
 
 
 async def httpx_get(relay: Relay, path: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with http_client() as client:
         return await client.get(f"http://127.0.0.1:{relay.port}{path}", headers=headers)
 
 

@@ -43,7 +43,7 @@ from tests.relay_process import RelayProcess
 from tests.waiting import LIMIT_S
 
 DURATION_S = float(os.environ.get("PGCW_LOSSES_S", "6"))
-SEED = int(os.environ.get("PGCW_LOSSES_SEED", "0")) or random.randrange(1, 10**6)
+SEED = int(os.environ.get("PGCW_LOSSES_SEED", random.randrange(1, 10**6) if "PGCW_LOSSES_S" in os.environ else 1))
 STALENESS_S = 60.0
 # With relay and link dying all the time a client that backs off for seconds would be away for longer than the relay can
 # replay, and be told so; what is asked here is that it misses nothing while it need not.

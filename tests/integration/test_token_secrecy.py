@@ -19,6 +19,7 @@ from pgcachewatch_daemon.core.credentials import digest
 from tests.daemon.io.jwt.signing import CLAIM, token
 from tests.integration.tokens import bearer, write_tokens
 from tests.postgres import Database
+from tests.raw_client import http_client
 from tests.relay_process import RelayProcess
 from tests.waiting import LIMIT_S, eventually
 
@@ -47,7 +48,7 @@ async def through_http(relay: RelayProcess, secret: str) -> str:
     shown = [bearer(secret), {"Authorization": f"Basic {secret}"}, {"Authorization": secret}, {"Cookie": f"t={secret}"}]
     shown += [{"Sec-WebSocket-Protocol": f"pgcachewatch.v1, {secret}"}, {"Origin": f"https://{secret}"}]
     heard = []
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with http_client() as client:
         for path in paths:
             heard.append(await answer(client, f"{relay.http}{path}?access_token={secret}&x=1", {}))
             for headers in shown:
@@ -115,7 +116,7 @@ async def test_a_token_never_comes_out_of_a_relay(database: Database, tmp_path: 
             await eventually(lambda: "settings not reloaded" in relay.log())
             write_tokens(path, {GOOD: {"modes": ["status"]}})
             heard += await heard_by(plain)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             heard += (await client.get(relay.http + "/v1/status", headers=bearer(GOOD))).text
         heard += relay.get("/metrics")[1]
         heard += relay.log()
