@@ -280,8 +280,8 @@ class Settings(BaseSettings):
     connections_per_address_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
         10_000,
         "Serving",
-        "Clients at one time from one address. More are answered with 429. As many as in all unless you say so: "
-        "behind a gateway, and of one machine's processes, all come from one.",
+        "Clients at one time from one address, or from one /64 of IPv6. More are answered with 429. As many as in all "
+        "unless you say so: behind a gateway, and of one machine's processes, all come from one.",
         is_reloadable=True,
     )
     handshakes_limit: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = option(
@@ -294,7 +294,8 @@ class Settings(BaseSettings):
         2_000.0,
         "Serving",
         "Clients that may begin in one second, more than one core can greet. Others are answered with 503 and come "
-        "back spread over some seconds.",
+        "back spread over some seconds. A quarter of what may begin at once is kept for addresses that take little: "
+        "who takes more than a twentieth of the rate beside others is answered with 429.",
         is_reloadable=True,
     )
     subscriptions_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(

@@ -25,6 +25,7 @@ from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.core.access import ANYBODY, USES, Grant
 from pgcachewatch_daemon.core.allowance import Allowance, Allowances
 from pgcachewatch_daemon.core.credentials import Denied, Roster, check_time, digest, is_plausible, read_claims
+from pgcachewatch_daemon.core.forwarding import household
 from pgcachewatch_daemon.io.jwt import (
     ALGORITHMS,
     Key,
@@ -141,7 +142,7 @@ class Authentication:
         self._remote = self._make_remote(options)
         self._verified: dict[bytes, Grant] = {}
         self._checks = Allowance()
-        self._failures = Allowances(per_s=FAILURES_PER_S, at_once=FAILURES_AT_ONCE)
+        self._failures = Allowances()
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -256,7 +257,8 @@ class Authentication:
         if known is not None:
             return self._still(known)
         now_s = self._now_s()
-        if self._failures.wait_s(peer, now_s):
+        place, failures = household(peer), {"per_s": FAILURES_PER_S, "at_once": FAILURES_AT_ONCE, "now_s": now_s}
+        if self._failures.wait_s(place, **failures):
             return BUSY
         if self._checks.take(per_s=CHECKS_PER_S, at_once=CHECKS_AT_ONCE, now_s=now_s):
             return BUSY
@@ -265,7 +267,7 @@ class Authentication:
             self._remember(credential, answer)
             return self._still(answer)
         if answer.reason != "busy":
-            self._failures.take(peer, now_s)
+            self._failures.take(place, **failures)
         return answer
 
     @property

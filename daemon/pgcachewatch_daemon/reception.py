@@ -247,7 +247,7 @@ class Reception:
             self._wait(visitor, HELLO, [channel], partial(self._join_plain, visitor, channel))
 
     def _may_knock(self, connection: Connection) -> bool:
-        decision = self._admission.knock(now_s=self._now_s(), chance=random.random())
+        decision = self._admission.knock(connection.peer, now_s=self._now_s(), chance=random.random())
         if isinstance(decision, Refuse):
             self._answer(connection, http.refuse(decision.status, decision.reason, decision.retry_after_s))
         return not isinstance(decision, Refuse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -276,3 +277,19 @@ async def test_who_comes_when_too_many_begin_is_told_when_to_return_and_a_client
         assert await asyncio.to_thread(relay.is_ready)
         async with pgcachewatch.connect(relay.url, open_timeout=WITHIN_S) as client:
             await client.wait_live(WITHIN_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a second address of this machine is Linux's")
+async def test_who_comes_too_often_from_one_address_keeps_no_other_out(watched: Database) -> None:
+    async def told(address: str) -> int:
+        try:
+            async with Client(relay, local_addr=(address, 0)):
+                return 101
+        except InvalidStatus as refused:
+            return refused.response.status_code
+
+    with RelayProcess(watched.dsn, handshake_rate="16", heartbeat_s="0.05") as relay:
+        flood = asyncio.gather(*(told("127.0.0.1") for _ in range(80)))
+        others = [await told(f"127.0.0.{number}") for number in range(2, 4)]
+        assert set(await flood) == {101, 429}
+        assert others == [101, 101]

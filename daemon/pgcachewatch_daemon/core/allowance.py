@@ -45,22 +45,20 @@ class Allowance:
 class Allowances:
     """One for each key, such as an address."""
 
-    def __init__(self, *, per_s: float, at_once: float, keys_limit: int = KEYS_LIMIT) -> None:
-        self._per_s = per_s
-        self._at_once = at_once
+    def __init__(self, *, keys_limit: int = KEYS_LIMIT) -> None:
         self._keys_limit = keys_limit
         self._by_key: dict[str, Allowance] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def wait_s(self, key: str, now_s: float) -> float:
+    def wait_s(self, key: str, *, per_s: float, now_s: float, at_once: float | None = None) -> float:
         known = self._by_key.get(key)
-        return known.wait_s(per_s=self._per_s, now_s=now_s, at_once=self._at_once) if known is not None else 0.0
+        return known.wait_s(per_s=per_s, now_s=now_s, at_once=at_once) if known is not None else 0.0
 
-    def take(self, key: str, now_s: float) -> float:
+    def take(self, key: str, *, per_s: float, now_s: float, at_once: float | None = None) -> float:
         known = self._by_key.pop(key, None) or Allowance()
         self._by_key[key] = known
         if len(self._by_key) > self._keys_limit:
             del self._by_key[next(iter(self._by_key))]
-        return known.take(per_s=self._per_s, now_s=now_s, at_once=self._at_once)
+        return known.take(per_s=per_s, now_s=now_s, at_once=at_once)

@@ -46,10 +46,24 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+def household(address: str) -> str:
+    """What limits by address count together: one IPv4 address, or the /64 that whoever has IPv6 has at least.
+
+    >>> household("203.0.113.7"), household("2001:db8::a:1"), household("::ffff:203.0.113.7"), household("unix")
+    ('203.0.113.7', '2001:db8::/64', '203.0.113.7', 'unix')
+    """
+    found = _address(address) if ":" in address else None
+    if found is None:
+        return address  # IPv4, which nearly all are, or none
+    return f"{ipaddress.IPv6Address(int(found) >> 64 << 64)}/64" if found.version == 6 else str(found)
+
+
 def _address(text: str) -> Address | None:
     """
-    >>> [str(_address(each)) for each in ("10.0.0.1:80", "[2001:db8::1]:80", "::ffff:10.0.0.1", "unknown")]
-    ['10.0.0.1', '2001:db8::1', '10.0.0.1', 'None']
+    Without a zone, which is any text that a sender likes.
+
+    >>> [str(_address(each)) for each in ("10.0.0.1:80", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%x", "unknown")]
+    ['10.0.0.1', '2001:db8::1', '10.0.0.1', 'fe80::1', 'None']
     """
     text = text.strip()
     if text.startswith("["):
@@ -57,7 +71,7 @@ def _address(text: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

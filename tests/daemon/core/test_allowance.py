@@ -83,20 +83,20 @@ def test_a_rate_that_changes_counts_from_then_on() -> None:
 
 
 def test_one_key_does_not_use_what_is_for_another() -> None:
-    allowances = Allowances(per_s=1.0, at_once=1)
-    allowances.take("a", 0.0)
+    allowances = Allowances()
+    allowances.take("a", per_s=1.0, now_s=0.0)
 
-    assert allowances.wait_s("a", 0.0) == pytest.approx(1.0)
-    assert allowances.take("a", 0.0) == pytest.approx(1.0)
-    assert allowances.wait_s("b", 0.0) == 0
-    assert allowances.take("b", 0.0) == 0
+    assert allowances.wait_s("a", per_s=1.0, now_s=0.0) == pytest.approx(1.0)
+    assert allowances.take("a", per_s=1.0, now_s=0.0) == pytest.approx(1.0)
+    assert allowances.wait_s("b", per_s=1.0, now_s=0.0) == 0
+    assert allowances.take("b", per_s=1.0, now_s=0.0) == 0
 
 
 def test_keys_are_bounded_and_the_one_used_longest_ago_is_forgotten() -> None:
-    allowances = Allowances(per_s=0.001, at_once=1, keys_limit=2)
+    allowances = Allowances(keys_limit=2)
     for key in ("a", "b", "a", "c"):
-        allowances.take(key, 0.0)
+        allowances.take(key, per_s=0.001, now_s=0.0)
 
     assert len(allowances) == 2
-    assert allowances.wait_s("a", 0.0) > 0
-    assert allowances.wait_s("b", 0.0) == 0
+    assert allowances.wait_s("a", per_s=0.001, now_s=0.0) > 0
+    assert allowances.wait_s("b", per_s=0.001, now_s=0.0) == 0
