@@ -99,6 +99,8 @@ lock:  ## Bring deploy/locks up to date with pyproject.toml
 	$(COMPILE) --upgrade --extra dev pyproject.toml --output-file deploy/locks/dev.txt
 	sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' deploy/locks/dev.txt > deploy/locks/tested.in
 	$(COMPILE) --extra daemon --constraint deploy/locks/tested.in pyproject.toml --output-file deploy/locks/daemon.txt
+	$(COMPILE) --extra daemon --extra otel --constraint deploy/locks/tested.in pyproject.toml \
+		--output-file deploy/locks/otel.txt
 	sed -n '/^\[build-system\]/,/^\[/s/^requires = \["\(.*\)"\]/\1/p' pyproject.toml \
 		| $(COMPILE) --constraint deploy/locks/tested.in - --output-file deploy/locks/build.txt
 	rm deploy/locks/tested.in

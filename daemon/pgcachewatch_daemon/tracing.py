@@ -29,7 +29,8 @@ def check() -> None:
         is_there = False
     if not is_there:
         raise ConfigurationError(
-            "option 'tracing' needs OpenTelemetry: pip install 'pgcachewatch[daemon,otel]', or set it to false"
+            "option 'tracing' needs OpenTelemetry: pip install 'pgcachewatch[daemon,otel]', or for an image "
+            "docker build --build-arg EXTRAS=otel, or set it to false"
         )
 
 

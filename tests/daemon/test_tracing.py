@@ -27,5 +27,5 @@ def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
     tracing.check()
     monkeypatch.setattr(tracing, "EXPORTER", "no_such_package_of_opentelemetry.exporter")
     monkeypatch.delitem(sys.modules, "no_such_package_of_opentelemetry", raising=False)
-    with pytest.raises(ConfigurationError, match=r"pip install 'pgcachewatch\[daemon,otel\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'pgcachewatch\[daemon,otel\]'.*--build-arg EXTRAS=otel"):
         tracing.check()

@@ -24,7 +24,7 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # a function
         program = tmp_path / "pip-audit"
         program.write_text(
             f"#!{sys.executable}\nimport sys\nsys.stdout.write({output!r})\nsys.stderr.write({error!r})\n"
-            f"assert any(each.endswith('daemon.txt') for each in sys.argv)\nsys.exit({code})\n"
+            f"assert any(each.endswith('otel.txt') for each in sys.argv)\nsys.exit({code})\n"
         )
         program.chmod(0o755)
 

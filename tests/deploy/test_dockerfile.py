@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pgcachewatch_daemon import tracing
 from tests.tidy.tree import ROOT
 
 DOCKERFILE = ROOT / "Dockerfile"
@@ -31,6 +32,16 @@ def test_build_context_has_what_the_build_uses() -> None:
 
     assert all((ROOT / path).exists() for path in allowed)
     assert {path for path in used if not any(path.startswith(each) for each in allowed)} == set()
+
+
+def test_extras_that_somebody_is_told_to_build_with_have_a_lock() -> None:
+    """By the Dockerfile itself, by the runbook, and by the relay that lacks them."""
+    tellers = (DOCKERFILE, ROOT / "deploy/README.md", Path(tracing.__file__))
+    told = [set(re.findall(r"\bEXTRAS=(\w+)", teller.read_text())) for teller in tellers]
+
+    assert told == [{"daemon", "otel"}, {"otel"}, {"otel"}]
+    assert all((ROOT / f"deploy/locks/{name}.txt").exists() for name in told[0])
+    assert DOCKERFILE.read_text().count("deploy/locks/${EXTRAS}.txt") == 2
 
 
 def test_bytecode_of_every_module_is_made() -> None:

@@ -1,6 +1,6 @@
 """`make audit`: are vulnerabilities known of the packages that the relay is shipped with?
 
-pip-audit asks a database about each line of deploy/locks/daemon.txt; it installs nothing of it. The program is taken
+pip-audit asks a database about each line of deploy/locks/otel.txt; it installs nothing of it. The program is taken
 from the PATH, else put into a folder of its own. Where the database can not be reached the lane is skipped and says so:
 pip-audit itself calls it clean when it could ask about nothing.
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.tidy.tree import ROOT
 
-LOCK = ROOT / "deploy" / "locks" / "daemon.txt"
+LOCK = ROOT / "deploy" / "locks" / "otel.txt"  # which has all of daemon.txt and what traces need
 OWN = ROOT / ".audit_cache"
 REQUIRED_VARIABLE = "PGCW_AUDIT"
 LIMIT_S = 300

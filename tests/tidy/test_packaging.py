@@ -17,7 +17,7 @@ from tests.tidy.tree import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ROOT / "deploy" / "locks"
-LOCKED_EXTRAS = {"dev.txt": ["dev"], "daemon.txt": ["daemon"]}
+LOCKED_EXTRAS = {"dev.txt": ["dev"], "daemon.txt": ["daemon"], "otel.txt": ["daemon", "otel"]}
 HEAVY = {
     *("asyncpg", "uvloop", "pydantic_settings", "prometheus_client", "opentelemetry"),
     *("pgcachewatch_daemon", "pgcachewatch_config"),
@@ -63,7 +63,7 @@ def test_build_lock_holds_the_build_backend() -> None:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
 
 
-@pytest.mark.parametrize("name", ["daemon.txt", "build.txt"])
+@pytest.mark.parametrize("name", ["daemon.txt", "otel.txt", "build.txt"])
 def test_smaller_lock_agrees_with_the_tested_one(name: str) -> None:
     tested = locked(LOCKS / "dev.txt")
 
