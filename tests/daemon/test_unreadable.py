@@ -19,7 +19,7 @@ def test_one_line_per_kind_and_while(caplog: pytest.LogCaptureFixture) -> None:
     assert [text.rpartition("detail=")[2] for text in said] == [
         "\"not_json: 'x0'\"",
         "\"malformed: 'x2'\"",
-        f"\"not_json: 'x{REPEAT_LOG_S:g}'\"",
+        f"\"not_json: 'x{REPEAT_LOG_S:g}'\" suppressed=1",
     ]
     assert all("channel=ch " in text for text in said)
 

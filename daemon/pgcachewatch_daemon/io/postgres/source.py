@@ -90,6 +90,7 @@ class PostgresSource:
         self.stats = SourceStats(journal=self._journal.stats)
         self.is_up = False
         self.since_s = clock()
+        self._lost_at_s: float | None = None  # for as long as it is down after it was up
 
     # --- what the relay calls
 
@@ -195,7 +196,7 @@ class PostgresSource:
             return
         if self._was_proven:
             if self._loss is None:  # else the loss was told, and this is only its echo in the command under way
-                logger.warning("source failed", error=repr(error))
+                self._lose("connection_lost", error=repr(error))
             return
         self.stats.connect_failures += 1
         self._is_starting = isinstance(error, asyncpg.CannotConnectNowError)
@@ -249,9 +250,11 @@ class PostgresSource:
             self._warned_of = str(version)
             logger.warning("source version", version=str(version), problem=version.problem)
         self.stats.server, self.stats.version, self.stats.problem = describe_dsn(dsn), str(version), ""
-        facts = {"channels": self.stats.channels, "journal": self._journal.stats.state}
+        facts: dict[str, object] = {"channels": self.stats.channels, "journal": self._journal.stats.state}
+        if self._lost_at_s is not None:
+            facts["down_s"] = round(self._clock() - self._lost_at_s, 1)
         logger.info("source up", server=self.stats.server, version=str(version), **facts)
-        self._said = ("", "")
+        self._said, self._lost_at_s = ("", ""), None
 
     async def _serve(self, connection: asyncpg.Connection[Any]) -> None:
         """Commands one after another: a session takes one at a time."""
@@ -437,7 +440,7 @@ class PostgresSource:
     def overdue(self) -> None:
         self._lose("loopback_overdue")
 
-    def _lose(self, reason: LossReason) -> None:
+    def _lose(self, reason: LossReason, **facts: str) -> None:
         """Give the connection up: tell it, cut it, wake the task. Waits for nothing."""
         connection, self._connection = self._connection, None
         if connection is None:
@@ -452,10 +455,10 @@ class PostgresSource:
         self._probe.reset()
         self._watchdog.stop()
         if was_up:
-            self.since_s = self._clock()
+            self.since_s = self._lost_at_s = self._clock()
             self.stats.losses[reason] += 1
             if reason != "stopped":
-                logger.warning("source lost", reason=reason)
+                logger.warning("source lost", reason=reason, **facts)
             self._listener.source_lost(reason)
         # abort, not close: close would wait for a server that may never answer.
         connection.terminate()

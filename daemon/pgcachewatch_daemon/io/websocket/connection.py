@@ -45,7 +45,7 @@ from pgcachewatch_daemon.io.websocket.frames import (
 from pgcachewatch_daemon.io.websocket.handshake import Handshake
 from pgcachewatch_daemon.io.websocket.pauses import ASKED, FULL, MEASURED_BYTES, TURN, PausedReading
 from pgcachewatch_daemon.io.websocket.shared import Shared
-from pgcachewatch_daemon.io.websocket.wire import HttpRequest
+from pgcachewatch_daemon.io.websocket.wire import EVERYDAY_CODES, MEANINGS, TOLD_REFUSALS, HttpRequest
 from pgcachewatch_daemon.lines import line_logger
 
 PING = ping_frame(b"pgcachewatch")
@@ -55,9 +55,6 @@ TLS_RECORD = 0x16  # RFC 8446 section 5.1: what a client that speaks TLS begins 
 CLOSING_BYTES = 262_144
 
 logger = line_logger(__name__)
-
-# Ends that are nobody's fault: done, away, no reason given, the network, and those the relay plans.
-EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 3000, 4000, 4104, 4200})
 
 # What a code that a client made up is counted as: two thousand of them would be as many time series.
 CLIENTS_OWN_CODE = 3000
@@ -419,7 +416,11 @@ class Connection(PausedReading):
         self._shared.pending.pop(self, None)
         if response.status_code >= http.HTTPStatus.BAD_REQUEST:
             self._shared.stats.refusals[response.status_code] += 1
-            logger.debug("request refused", conn=self.number, peer=self.peer, status=response.status_code)
+            # Our own words there; those of a malformed request may hold a part of it.
+            is_told = response.status_code in TOLD_REFUSALS
+            say = logger.info if is_told else logger.debug
+            facts = {"why": bytes(response.body or b"").decode().strip()} if is_told else {}
+            say("request refused", conn=self.number, peer=self.peer, status=response.status_code, **facts)
         self._send(response.serialize())
         self._half_close()
         self._closing(0)
@@ -448,7 +449,8 @@ class Connection(PausedReading):
             code = self.close_code or CloseCode.ABNORMAL_CLOSURE
             self._shared.stats.disconnects[code] += 1
             say = logger.debug if code in EVERYDAY_CODES else logger.info
-            say("client gone", conn=self.number, peer=self.peer, code=int(code))
+            why = MEANINGS.get(code, "unassigned")
+            say("client gone", conn=self.number, peer=self.peer, code=int(code), why=why)
         if self._was_requested:
             self._was_requested = False
             self._shared.application.gone(self)

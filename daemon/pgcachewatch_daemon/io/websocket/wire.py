@@ -10,6 +10,42 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pgcachewatch_daemon.io.websocket.connection import Connection
 
+# Ends that are nobody's fault: done, away, no reason given, the network, and those the relay plans.
+EVERYDAY_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 3000, 4000, 4104, 4200})
+# Somebody may have set up a client wrongly, and who looks after the relay is who will be asked.
+TOLD_REFUSALS = frozenset({401, 403})
+# What a log says beside the number: never the reason of a close itself, which may repeat what was sent.
+MEANINGS: Mapping[int, str] = {
+    1000: "done",
+    1001: "going away",
+    1002: "broke the WebSocket protocol",
+    1003: "unsupported data",
+    1005: "gave no reason",
+    1006: "connection lost",
+    1007: "text that is not UTF-8",
+    1008: "against a policy of the client",
+    1009: "frame too big",
+    1010: "missed an extension",
+    1011: "internal error of the client",
+    1012: "client restarts",
+    3000: "a code of the client's own",
+    4000: "relay drains",
+    4100: "internal error of the relay",
+    4101: "no hello in time",
+    4102: "took no byte in time",
+    4103: "stream queue full",
+    4104: "PostgreSQL lost",
+    4105: "too many at once",
+    4106: "no pong in time",
+    4200: "token expired",
+    4201: "token revoked",
+    4300: "broke the protocol",
+    4301: "token missing or unknown",
+    4303: "token does not allow it",
+    4306: "subprotocol missing",
+    4308: "limit exceeded",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SocketLimits:

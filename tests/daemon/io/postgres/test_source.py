@@ -254,7 +254,9 @@ async def test_a_terminated_backend_is_told_at_once_and_replaced(database: Datab
         assert source.stats.losses["connection_lost"] == 1
 
 
-async def test_a_server_that_stops_and_starts_again_is_found_again(private_server: EmbeddedPostgres) -> None:
+async def test_a_server_that_stops_and_starts_again_is_found_again(
+    private_server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
     async with listening(private_server.dsn, "ch") as (source, log):
         await asyncio.to_thread(private_server.kill)
         await eventually(lambda: log.of("lost") == [("lost", "connection_lost")])
@@ -263,6 +265,8 @@ async def test_a_server_that_stops_and_starts_again_is_found_again(private_serve
         await eventually(lambda: source.is_listening("ch"))
         await notify(private_server.dsn, "ch", "again")
         await eventually(lambda: log.told[-1] == ("event", "ch", "again"))
+        await eventually(lambda: caplog.text.count("source up ") == 2)
+    assert [caplog.text.count(words) for words in ("source lost reason=connection_lost", "down_s=")] == [1, 1]
 
 
 async def test_a_black_holed_connection_is_given_up_when_the_loopback_is_overdue(database: Database) -> None:

@@ -48,6 +48,8 @@ class Echo:
         match request.path:
             case "/answer":
                 connection.answer(200, {"Content-Type": "text/plain"}, b"hello\n")
+            case "/stranger":
+                connection.answer(403, {"Content-Type": "text/plain"}, b"not you\n")
             case "/later":
                 self.connections.append(connection)
             case "/fail":

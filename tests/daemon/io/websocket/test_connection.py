@@ -86,9 +86,11 @@ async def test_codes_that_clients_make_up_are_counted_as_one(site: Site) -> None
     await eventually(lambda: site.server.stats.disconnects == {3000: 3})
 
 
-@pytest.mark.parametrize(("code", "level"), [(4000, "DEBUG"), (4103, "INFO")])
+@pytest.mark.parametrize(
+    ("code", "level", "why"), [(4000, "DEBUG", "relay drains"), (4103, "INFO", "stream queue full")]
+)
 async def test_each_line_about_a_connection_has_its_number(
-    site: Site, caplog: pytest.LogCaptureFixture, code: int, level: str
+    site: Site, caplog: pytest.LogCaptureFixture, code: int, level: str, why: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with connect(site.url + "/plain", proxy=None):
@@ -97,8 +99,23 @@ async def test_each_line_about_a_connection_has_its_number(
     told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith(OURS)]
     assert told == [
         ("DEBUG", "client came conn=1 peer=127.0.0.1"),
-        (level, f"client gone conn=1 peer=127.0.0.1 code={code}"),
+        (level, f'client gone conn=1 peer=127.0.0.1 code={code} why="{why}"'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/stranger", ("INFO", 'request refused conn=1 peer=127.0.0.1 status=403 why="not you"')),
+        ("/v1?token=abc", ("DEBUG", "request refused conn=1 peer=127.0.0.1 status=426")),
+    ],
+)
+async def test_who_may_not_come_in_is_told_with_the_reason_and_what_is_malformed_without(
+    site: Site, caplog: pytest.LogCaptureFixture, path: str, told: tuple[str, str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await site.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith(OURS)] == [told]
 
 
 async def test_a_missing_or_wrong_subprotocol_is_400(site: Site) -> None:
