@@ -127,7 +127,7 @@ def lines(document: Document) -> Iterator[str]:
     for table in document["tables"]["listed"]:
         yield f"table: {_place(table)} {table['operation']} {duration(table['age_s'])} ago"
     for finding in document["drift"]["listed"]:
-        yield f"drift: {printable(finding['table'])}: {printable(finding['detail'])}; {finding['remedy']}"
+        yield f"drift: {printable(finding['table'])}: {printable(finding['detail'])}; {printable(finding['remedy'])}"
 
 
 def _name(client: Document) -> str:

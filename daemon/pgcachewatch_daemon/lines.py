@@ -15,6 +15,7 @@ import datetime
 import json
 import logging
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,8 +34,10 @@ SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\beyJ[\w-]{4,}\.[\w-]+\.[\w-]*"), MASK),
 )
 SECRET_NAMES = {"token", "secret", "password", "passwd"}
-BARE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f\u0085\u2028\u2029]+")
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
+# What ends a line, steers a terminal, or turns the order of what a person reads; and halves of surrogate pairs.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+BARE = re.compile(rf"[^\s\"'=\\{UNPRINTABLE.pattern[1:-1]}]+")
+TRACE_INDENT = "    "
 
 # Any: structlog's own types for what is bound and said
 Fields = dict[str, Any]
@@ -83,14 +86,15 @@ class LineFormatter(logging.Formatter):
         self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
-        line = record.msg if isinstance(record.msg, Line) else Line(event=_printable(mask(record.getMessage())))
+        line = record.msg if isinstance(record.msg, Line) else Line(event=printable(mask(record.getMessage())))
         return self._render(record, line)
 
     def _text(self, record: logging.LogRecord, line: Line) -> str:
         who = f" worker={self._worker}" if self._worker else ""
         text = f"{_timestamp(record)} level={record.levelname}{who} {line}"
         trace = self._trace(record)
-        return f"{text}\n{trace}" if trace else text
+        # Indented: what an exception quotes can not be taken for a line of the log.
+        return f"{text}\n{textwrap.indent(trace, TRACE_INDENT)}" if trace else text
 
     def _json(self, record: logging.LogRecord, line: Line) -> str:
         content: Fields = {"timestamp": _timestamp(record), "level": record.levelname.lower(), "event": line["event"]}
@@ -101,11 +105,12 @@ class LineFormatter(logging.Formatter):
         trace = self._trace(record)
         if trace:
             content["exception"] = trace
-        return json.dumps(content, ensure_ascii=False)
+        return printable(json.dumps(content, ensure_ascii=False))  # such letters are in texts only, and escaped alike
 
     def _trace(self, record: logging.LogRecord) -> str:
         traced = self.formatException(record.exc_info) if record.exc_info else ""
-        return mask("\n".join(part for part in (traced, record.stack_info or "") if part))
+        whole = mask("\n".join(part for part in (traced, record.stack_info or "") if part))
+        return "\n".join(printable(line) for line in whole.split("\n"))
 
 
 def mask(text: str) -> str:
@@ -132,7 +137,7 @@ def _shown(value: object) -> str:
             return f"{value:.6g}"
         case _:
             text = str(value)
-            return text if BARE.fullmatch(text) else _printable(json.dumps(text, ensure_ascii=False))
+            return text if BARE.fullmatch(text) else printable(json.dumps(text, ensure_ascii=False))
 
 
 def _told(name: str, value: Any) -> Any:  # Any: whatever a field may be
@@ -151,5 +156,10 @@ def _told(name: str, value: Any) -> Any:  # Any: whatever a field may be
             return f"{text[:VALUE_LENGTH]}..." if len(text) > VALUE_LENGTH else text
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text as one line, with nothing in it that a terminal would obey.
+
+    >>> printable("users\\x1b[2J")
+    'users\\\\u001b[2J'
+    """
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

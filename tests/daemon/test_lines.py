@@ -47,15 +47,20 @@ def test_lines_of_other_libraries_have_the_same_form() -> None:
 
 
 @pytest.mark.parametrize("is_json", [True, False])
-@pytest.mark.parametrize("value", ["a\n2030 level=ERROR all is lost", "a\r\x1b[2Jb", "a\u2028b", 'a" level=x "'])
+@pytest.mark.parametrize(
+    "value",
+    ["a\n2030 level=ERROR all is lost", "a\r\x1b[2Jb", "a\u2028b", 'a" level=x "', "a\x9b2Jb", "a\u202eb", "a\ud800b"],
+)
 def test_no_value_can_forge_a_line(value: str, is_json: bool) -> None:
     formatter = LineFormatter(is_json=is_json)
     structured = formatter.format(record(Line(event="notification unreadable", channel=value)))
     foreign = formatter.format(record("unreadable %s", value))
     assert len(foreign.split("\n")) == len(structured.split("\n")) == 1
-    assert "\x1b" not in structured + foreign
-    if not is_json:
-        assert structured.endswith(f"channel={json.dumps(value)}".replace("\u2028", "\\u2028"))
+    assert (structured + foreign).isprintable()
+    if is_json:
+        assert json.loads(structured)["channel"] == value
+    else:
+        assert structured.endswith(f"channel={json.dumps(value)}")
 
 
 @pytest.mark.parametrize("is_json", [True, False])
@@ -65,6 +70,16 @@ def test_a_traceback_is_part_of_the_line(is_json: bool) -> None:
     except RuntimeError as error:
         line = LineFormatter(is_json=is_json).format(record(Line(event="link failed"), error=error))
     assert "RuntimeError: planted" in (json.loads(line)["exception"] if is_json else line)
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_what_an_exception_quotes_is_no_line_and_steers_no_terminal(is_json: bool) -> None:
+    error = ValueError("bad\n2030-01-01T00:00:00.000Z level=ERROR forged\r\x1b[2J\x9b2J")
+    first, *others = LineFormatter(is_json=is_json).format(record(Line(event="it failed"), error=error)).split("\n")
+
+    assert "it failed" in first
+    assert all(line.startswith("    ") for line in others)
+    assert all(line.isprintable() for line in (first, *others))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pgcachewatch_daemon.commands.install import run
 from pgcachewatch_daemon.commands.status import measure_journal
 from pgcachewatch_daemon.core.server_version import OLDEST_MAJOR, ServerVersion
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
+from pgcachewatch_daemon.lines import printable
 from pgcachewatch_daemon.sql.catalogue import Catalogue
 from pgcachewatch_daemon.sql.coverage import settings_of
 from pgcachewatch_daemon.sql.drift import findings
@@ -355,7 +356,7 @@ def render(found: Sequence[Diagnosis]) -> str:
     """One line a finding, its remedy below it."""
     lines = []
     for one in found:
-        lines.append(f"{one.grade:<4}  {one.subject:<10}  {one.text}\n")
+        lines.append(f"{one.grade:<4}  {one.subject:<10}  {printable(one.text)}\n")
         if one.remedy:
-            lines.append(f"{'':18}-> {one.remedy}\n")
+            lines.append(f"{'':18}-> {printable(one.remedy)}\n")
     return "".join(lines)

@@ -17,6 +17,7 @@ from pgcachewatch import models
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.commands.database import DatabaseRefused, add_database_options, connected, run_steps
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
+from pgcachewatch_daemon.lines import printable
 from pgcachewatch_daemon.sql import plan
 from pgcachewatch_daemon.sql.capture import DEFAULT_MAX_KEYS, MODES, WAKES
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
@@ -103,7 +104,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 async def _choose(connection: Connection, catalogue: Catalogue, options: argparse.Namespace) -> tuple[Relation, ...]:
     choice = plan.choose_tables(catalogue, [EVERYTHING] if options.all else options.tables)
     for relation, reason in choice.skipped:
-        sys.stderr.write(f"-- skipped {relation.display}: {reason}\n")
+        sys.stderr.write(f"-- skipped {printable(relation.display)}: {printable(reason)}\n")
     if options.columns:
         rows = await connection.fetch(COLUMNS_SQL, [table.oid for table in choice.tables])
         plan.check_columns(choice.tables, options.columns, known=[row[0] for row in rows])
@@ -128,7 +129,9 @@ def _tell_of_original(catalogue: Catalogue, tables: Sequence[Relation] | None) -
         if any(trigger.function is None for trigger in relation.triggers.values())
     ]
     if left:
-        sys.stderr.write(f"-- left as they are: the original's triggers on {', '.join(left)}; see --mode table\n")
+        sys.stderr.write(
+            f"-- left as they are: the original's triggers on {printable(', '.join(left))}; see --mode table\n"
+        )
 
 
 async def _show_and_run(connection: Connection, steps: Sequence[plan.Step], options: argparse.Namespace) -> None:
@@ -146,7 +149,7 @@ async def _show_and_run(connection: Connection, steps: Sequence[plan.Step], opti
 
 
 def _comment(text: str) -> str:
-    return " ".join(text.splitlines())  # a name may have a line end, which would end the comment
+    return printable(" ".join(text.splitlines()))  # a name may have a line end, which would end the comment
 
 
 def _columns(text: str) -> tuple[str, ...]:

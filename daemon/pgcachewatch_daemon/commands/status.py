@@ -16,6 +16,7 @@ from typing import Any
 from pgcachewatch_daemon.commands.database import add_database_options, connected
 from pgcachewatch_daemon.commands.install import run
 from pgcachewatch_daemon.io.catalogue import Connection, fetch_catalogue
+from pgcachewatch_daemon.lines import printable
 from pgcachewatch_daemon.sql.catalogue import Catalogue, Relation
 from pgcachewatch_daemon.sql.coverage import (
     ALWAYS,
@@ -194,8 +195,9 @@ def _version(catalogue: Catalogue, relation: Relation) -> str:
 
 
 def render(lines: Sequence[Line]) -> str:
-    """A table for people; the last column is as wide as it likes."""
-    rows = [HEADERS, *((one.table, one.watched, one.mode, one.version, one.key, "; ".join(one.notes)) for one in lines)]
+    """A table for people; the last column is as wide as it likes. Whoever may create a table chose its name."""
+    told = ((one.table, one.watched, one.mode, one.version, one.key, "; ".join(one.notes)) for one in lines)
+    rows = [HEADERS, *(tuple(printable(cell) for cell in row) for row in told)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEADERS) - 1)]
     return "".join(
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip() + "\n"

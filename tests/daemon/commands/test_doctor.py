@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pgcachewatch_daemon.commands.doctor import Measurements, diagnose, doctor, measure, render
+from pgcachewatch_daemon.commands.doctor import Diagnosis, Measurements, diagnose, doctor, measure, render
 from pgcachewatch_daemon.core.server_version import ServerVersion
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
@@ -62,6 +62,13 @@ def test_each_measurement_is_judged_by_itself(changes: dict[str, object], expect
     assert grades(found) == expected
     assert all(bool(one.remedy) == (one.grade != "ok") for one in diagnose(found))
     assert "public.t" in render(diagnose(found)) or not found.losing
+
+
+def test_a_name_that_would_steer_the_terminal_is_written_out() -> None:
+    text = render([Diagnosis("fail", "triggers", "public.a\x1b[2J", "see public.a\x1b[2J")])
+
+    assert text.count("a\\u001b[2J") == 2
+    assert "\x1b" not in text
 
 
 async def test_a_database_that_is_fit_is_exit_code_0(database: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,12 @@ def test_the_table_for_people_is_aligned_and_ends_with_the_notes() -> None:
     ]
 
 
+def test_a_table_whose_name_would_steer_the_terminal_is_written_out() -> None:
+    text = render([Line('public."a\x1b[2J\x9b2J\n"', "no", "", "", "", ("drop table a\x1b]0;x\x07",))])
+
+    assert [line.isprintable() for line in text.splitlines()] == [True, True]
+
+
 async def test_each_tables_mode_is_told_and_the_journal_behind_them(
     rows: RowTriggers, capsys: pytest.CaptureFixture[str]
 ) -> None:
