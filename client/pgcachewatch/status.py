@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -24,6 +25,19 @@ PATH = "/v1/status"
 WITHIN_S = 5.0
 DOCUMENT_BYTES = 4 * 1024 * 1024
 SENTENCE_BYTES = 2_000
+NEEDED = (
+    "ready",
+    "node",
+    "version",
+    "uptime_s",
+    "checks",
+    "postgres",
+    "counts",
+    "history",
+    "drift",
+    "tables",
+    "clients",
+)
 
 Document = dict[str, Any]  # Any: JSON
 
@@ -42,8 +56,17 @@ def status(arguments: Sequence[str]) -> int:
         return _failed(str(error), EXIT_NOT_READY)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    sys.stdout.write(json.dumps(document, indent=2) + "\n" if options.json else "\n".join(lines(document)) + "\n")
+    _write((json.dumps(document, indent=2) if options.json else "\n".join(lines(document))) + "\n")
     return exit_code(document)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, as `head` does. The interpreter would complain when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(document: Document) -> int:
@@ -79,6 +102,13 @@ def _read(remote: Remote, text: bytes) -> Document:
         document = None
     if not isinstance(document, dict) or "health" not in document:
         raise ConnectionFailed(f"{remote.http}{PATH} is no state of a relay; is the address another program's?")
+    missing = [name for name in NEEDED if name not in document]
+    if missing:
+        version = printable(str(document.get("version", "unknown")))
+        raise ConnectionFailed(
+            f"the relay at {remote.http} is of version {version}, and its state has no {missing[0]!r}; "
+            "ask it with a pgcachewatch of its own version"
+        )
     return document
 
 
@@ -118,16 +148,25 @@ def lines(document: Document) -> Iterator[str]:
     yield f"relay: {node}, version {document['version']}, up for {up_for}"
     yield f"postgresql: {postgres['version'] or 'unknown'} at {printable(postgres['server'])}, {postgres['mode']}"
     for check in document["checks"]:
-        yield f"check: {check['name']} {'ok' if check['ok'] else 'failing'} for {duration(check['since_s'])}"
+        yield f"check: {check['name']} {_lasting(check)}"
     yield f"events: {counts['events']} read, {counts['gaps']} unreadable, {document['history']['events']} kept"
     clients = document["clients"]
     yield f"clients: {clients['total']}, {clients['invalidate']} cache and {clients['stream']} stream subscriptions"
     for client in clients["listed"]:
         yield f"client: {_name(client)} {client['state']}, {_behind(client)}, for {duration(client['connected_s'])}"
+    for consumer in consumers(document):
+        yield f"consumer: {printable(consumer['name'])} {_standing(consumer)}"
     for table in document["tables"]["listed"]:
         yield f"table: {_place(table)} {table['operation']} {duration(table['age_s'])} ago"
     for finding in document["drift"]["listed"]:
         yield f"drift: {printable(finding['table'])}: {printable(finding['detail'])}; {printable(finding['remedy'])}"
+
+
+def _lasting(check: Document) -> str:
+    """Of the loopback the age is told: it is proven anew all the time."""
+    if check["name"] == "loopback":
+        return f"ok, {check['since_s']:.1f} s old" if check["ok"] else f"failing, none for {duration(check['since_s'])}"
+    return f"{'ok' if check['ok'] else 'failing'} for {duration(check['since_s'])}"
 
 
 def _name(client: Document) -> str:
@@ -136,6 +175,23 @@ def _name(client: Document) -> str:
 
 def _behind(client: Document) -> str:
     return f"{client['behind'] or 0} events and {client['pending_bytes']} bytes behind"
+
+
+def consumers(document: Document) -> Sequence[Document]:
+    """The durable consumers that are listed; a relay of an older version names none."""
+    listed: Sequence[Document] = document.get("consumers", {}).get("listed", ())
+    return listed
+
+
+def _standing(consumer: Document) -> str:
+    pending, lag_s = consumer["pending"], consumer["lag_s"]
+    jobs = "jobs not known here" if pending is None else f"{_plural(pending, 'job')} not acknowledged"
+    behind = f"{duration(lag_s)} behind" if lag_s else "nothing waits"
+    return f"{_plural(consumer['clients'], 'client')} here, {jobs}, {behind}"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _place(table: Document) -> str:

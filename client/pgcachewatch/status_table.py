@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -21,7 +21,7 @@ from rich.text import Text
 
 from pgcachewatch.errors import ConnectionFailed, Refused
 from pgcachewatch.remote import printable
-from pgcachewatch.status import EXIT_NOT_READY, Document, duration, exit_code
+from pgcachewatch.status import EXIT_NOT_READY, Document, consumers, duration, exit_code
 
 EVERY_S = 1.0
 LISTED = 15
@@ -46,7 +46,7 @@ def watch(fetch: Callable[[], Document], console: Console | None = None) -> int:
                 raise
             except ConnectionFailed as error:
                 code = EXIT_NOT_READY
-                live.update(Group(Text(f"✗ {error}", style="bold red"), draw(document, None)), refresh=True)
+                live.update(draw_silent(document, str(error)), refresh=True)
                 continue
             code = exit_code(document)
             live.update(draw(document, before), refresh=True)
@@ -55,9 +55,23 @@ def watch(fetch: Callable[[], Document], console: Console | None = None) -> int:
 
 def draw(document: Document, before: Document | None) -> Group:
     """All of it. `before`: the document of a moment ago, for what is per second."""
-    return Group(
-        _banner(document), Text(), _figures(document, before), Text(), _clients(document), Text(), _tables(document)
-    )
+    return _below([_banner(document), _figures(document, before), *_lists(document)])
+
+
+def draw_silent(document: Document, problem: str) -> Group:
+    """What is not known any more, below why: nothing in it says that all is well."""
+    then = Text("What it said last:", style="dim")
+    return _below([Text(f"✗ {problem}", style="bold red"), then, *_lists(document)])
+
+
+def _below(parts: Sequence[Text | Table]) -> Group:
+    spaced: list[Text | Table] = [each for part in parts for each in (part, Text())]
+    return Group(*spaced)
+
+
+def _lists(document: Document) -> list[Table]:
+    found = [_consumers(document)] if consumers(document) else []
+    return [_clients(document), *found, _tables(document)]
 
 
 def _banner(document: Document) -> Text:
@@ -108,6 +122,18 @@ def _clients(document: Document) -> Table:
         counts = (str(client["behind"] or 0), str(client["invalidate"]), str(client["stream"]))
         table.add_row(Text(name), state, *counts, duration(client["connected_s"]))
     _more(table, document["clients"]["total"] - LISTED)
+    return table
+
+
+def _consumers(document: Document) -> Table:
+    table = _table("durable consumer", "clients here", "not acknowledged", "oldest")
+    listed = consumers(document)
+    for consumer in listed[:LISTED]:
+        pending, lag_s = consumer["pending"], consumer["lag_s"]
+        jobs = "not known here" if pending is None else str(pending)
+        oldest = duration(lag_s) if lag_s else "nothing waits"
+        table.add_row(Text(printable(consumer["name"])), str(consumer["clients"]), jobs, oldest)
+    _more(table, document["consumers"]["total"] - LISTED)
     return table
 
 

@@ -40,7 +40,7 @@ from pgcachewatch_daemon.inspection import NotReady
 from pgcachewatch_daemon.io.postgres import SourceOptions
 from pgcachewatch_daemon.io.postgres.consumers import ConsumerSession, Elsewhere, Found, Missed, NoJournal, Unusable
 from pgcachewatch_daemon.lines import line_logger
-from pgcachewatch_daemon.posts import GOING_AWAY, ConsumerOptions, Desk, NotServed, Post, Seat
+from pgcachewatch_daemon.posts import GOING_AWAY, ConsumerOptions, Desk, NotServed, Post, Seat, Standing
 from pgcachewatch_daemon.sql.columns import Refusal
 
 STORE_S = 1.0
@@ -98,11 +98,10 @@ class Consuming:
     def pending(self) -> int:
         return sum(post.core.pending for post in self._posts.values() if post.core is not None)
 
-    def lag_s(self, now: datetime.datetime) -> float:
-        """Of the oldest event that a taker has not acknowledged, by the clock of the database."""
-        oldest = [post.core.oldest for post in self._posts.values() if post.core is not None]
-        sent = [job.change.sent_at for job in oldest if job is not None and isinstance(job.change, Event)]
-        return max((max(0.0, (now - at).total_seconds()) for at in sent), default=0.0)
+    def standings(self, now: datetime.datetime) -> list[Standing]:
+        """Those whose jobs are given here; `now` is the time of the database."""
+        held = [(post.name, post.core) for post in self._posts.values() if post.core is not None]
+        return [Standing(name, len(core.takers), core.pending, _lag_s(core, now)) for name, core in held]
 
     # --- what clients say
 
@@ -446,3 +445,9 @@ class Consuming:
         # By where it stood, so that the same gap has the same id after another start.
         identity = f"{GAP_ID}{core.reading.epoch or 'none'}:{snapshot.xmax if snapshot is not None else 0}"
         return identity, Gap(missed.gap.scope, missed.gap.reason, missed.gap.detail, since=missed.since)
+
+
+def _lag_s(core: Consumer, now: datetime.datetime) -> float:
+    """Of the oldest event that no taker has acknowledged."""
+    oldest = core.oldest.change if core.oldest is not None else None
+    return round(max(0.0, (now - oldest.sent_at).total_seconds()), 3) if isinstance(oldest, Event) else 0.0

@@ -4,7 +4,8 @@ Counts are those of `/metrics`, under fewer names; what no metric may have is he
 what the catalogue's last look found. No key of a row is among them. FIELDS is the one table of what there is, STATUS.md
 is generated from it (`python -m pgcachewatch_daemon.overview`), and a test compares both with a document.
 
-Bound: the lists' (sights.py, FINDINGS). An answer is made at most once in KEPT_S, however many pages are open.
+Bound: the lists' (sights.py, FINDINGS, CONSUMERS). An answer is made at most once in KEPT_S, however many pages are
+open.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pgcachewatch_daemon.health import describe
 from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
 from pgcachewatch_daemon.io.postgres import SourceStats
+from pgcachewatch_daemon.posts import Standing
 from pgcachewatch_daemon.readings import package_version
 from pgcachewatch_daemon.sights import Sights
 from pgcachewatch_daemon.sql.drift import Finding
 
 FINDINGS = 20
+CONSUMERS = 50
 KEPT_S = 0.25
 
 FIELDS: tuple[tuple[str, str], ...] = (
@@ -97,6 +100,14 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("clients.listed[].state", "joining, live, slow or conflating"),
     ("clients.listed[].pending_bytes", "that wait for its socket"),
     ("clients.listed[].behind", "positions it is still to be sent; null where unknown"),
+    ("consumers.total", "durable consumers that are known"),
+    ("consumers.listed[].name", "the most behind first"),
+    ("consumers.listed[].clients", "of this relay that take its jobs; those of others are not known here"),
+    ("consumers.listed[].pending", "jobs read and not acknowledged; null where no client is here"),
+    (
+        "consumers.listed[].lag_s",
+        "age of the oldest not acknowledged; without a client here that of any row it still holds",
+    ),
     ("workers.alive", "processes that serve clients"),
     ("workers.restarts", "of them"),
     ("workers.silences", "times one did not answer"),
@@ -115,6 +126,7 @@ class View:
     readings: Mapping[str, Reading]
     sights: Sights
     findings: Sequence[Finding]
+    consumers: Sequence[Standing]
 
 
 class Kept:
@@ -158,24 +170,24 @@ def document(view: View, *, wall_s: float) -> dict[str, Any]:  # Any: JSON
         "position": {"epoch": view.position.epoch, "seq": view.position.seq},
         "postgres": _postgres(view.source),
         "counts": {
-            "events": _sum(read["events_received"]),
-            "gaps": _sum(read["gaps_received"]),
-            "epochs": _sum(read["epoch_changes"]),
-            "frames": _sum(read["frames_sent"]),
-            "bytes": _sum(read["bytes_sent"]),
-            "conflations": _sum(read["conflations"]),
-            "stalls": _sum(read["write_stalls"]),
+            "events": _count(read["events_received"]),
+            "gaps": _count(read["gaps_received"]),
+            "epochs": _count(read["epoch_changes"]),
+            "frames": _count(read["frames_sent"]),
+            "bytes": _count(read["bytes_sent"]),
+            "conflations": _count(read["conflations"]),
+            "stalls": _count(read["write_stalls"]),
             "resumed": _of(read["resumes"], "resumed"),
-            "refused": _sum(read["refusals"]),
+            "refused": _count(read["refusals"]),
         },
         "histograms": {name: _histogram(one) for name, one in read.items() if isinstance(one, Histogram)},
         "history": {
-            "events": _sum(read["history_events"]),
-            "bytes": _sum(read["history_bytes"]),
+            "events": _count(read["history_events"]),
+            "bytes": _count(read["history_bytes"]),
             "age_s": round(_sum(read["history_age_seconds"]), 3),
         },
         "drift": {
-            "findings": _sum(read["drift_findings"]),
+            "findings": _count(read["drift_findings"]),
             "checked_s": round(_sum(read["catalogue_age_seconds"]), 3),
             "listed": [
                 {"kind": one.kind, "table": one.table, "detail": one.detail, "remedy": one.remedy}
@@ -183,19 +195,28 @@ def document(view: View, *, wall_s: float) -> dict[str, Any]:  # Any: JSON
             ],
         },
         "tables": {"total": view.sights.tables_total, "listed": [asdict(one) for one in view.sights.tables]},
-        "clients": {
-            "total": _sum(read["clients"]),
-            "plain": _of(read["clients"], "plain"),
-            "invalidate": _of(read["subscriptions"], "invalidate"),
-            "stream": _of(read["subscriptions"], "stream"),
-            "consumers": _sum(read["consumer_clients"]),
-            "listed": [asdict(one) for one in view.sights.clients],
+        "clients": _clients(view),
+        "consumers": {
+            "total": len(view.consumers),
+            "listed": [asdict(one) for one in view.consumers[:CONSUMERS]],
         },
         "workers": {
-            "alive": _sum(read["workers"]),
-            "restarts": _sum(read["worker_restarts"]),
-            "silences": _sum(read["worker_silences"]),
+            "alive": _count(read["workers"]),
+            "restarts": _count(read["worker_restarts"]),
+            "silences": _count(read["worker_silences"]),
         },
+    }
+
+
+def _clients(view: View) -> dict[str, Any]:  # Any: JSON
+    read = view.readings
+    return {
+        "total": _count(read["clients"]),
+        "plain": _of(read["clients"], "plain"),
+        "invalidate": _of(read["subscriptions"], "invalidate"),
+        "stream": _of(read["subscriptions"], "stream"),
+        "consumers": _count(read["consumer_clients"]),
+        "listed": [asdict(one) for one in view.sights.clients],
     }
 
 
@@ -219,8 +240,12 @@ def _sum(reading: Reading) -> float:
     return sum(reading.values()) if isinstance(reading, Mapping) else reading
 
 
-def _of(reading: Reading, label: str) -> float:
-    return reading.get((label,), 0) if isinstance(reading, Mapping) else 0
+def _count(reading: Reading) -> int:
+    return round(_sum(reading))
+
+
+def _of(reading: Reading, label: str) -> int:
+    return round(reading.get((label,), 0)) if isinstance(reading, Mapping) else 0
 
 
 def _histogram(reading: Histogram) -> dict[str, Any]:  # Any: JSON

@@ -49,6 +49,18 @@ class NotServed:
 GOING_AWAY = NotServed("consumer_elsewhere", "the relay is going away")
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a consumer is doing, for people. `clients` take its jobs at this relay; `lag_s`: age of the oldest event that
+    is not acknowledged; `pending`: how many jobs are not, None where that is not known here.
+    """
+
+    name: str
+    clients: int
+    pending: int | None
+    lag_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Seat:
     """One client's part in one consumer."""

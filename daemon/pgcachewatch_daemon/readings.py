@@ -7,7 +7,6 @@ Together they have each row of the table once; the exposition fails loudly when 
 
 from __future__ import annotations
 
-import datetime
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +68,7 @@ def source_readings(
     log: Log,
     now_s: float,
     workforce: Workforce,
+    consumer_lag_s: float,
 ) -> dict[str, Reading]:
     """What is counted once in a relay."""
     by_name = {check.name: check for check in checks}
@@ -87,6 +87,7 @@ def source_readings(
         "journal_polls": source.journal.polls,
         "journal_wakes": source.journal.wakes,
         "journal_losses": source.journal.resets,
+        "consumer_lag_seconds": consumer_lag_s,
         "drift_findings": _labelled(inspection.stats.findings),
         "drift_gaps": inspection.stats.gaps,
         "drift_checks": _labelled(catalogue.looks),
@@ -121,7 +122,6 @@ def consumer_readings(consuming: Consuming) -> dict[str, Reading]:
         "consumers": consuming.consumers,
         "consumer_clients": consuming.takers,
         "consumer_pending": consuming.pending,
-        "consumer_lag_seconds": consuming.lag_s(datetime.datetime.now(tz=datetime.UTC)),
         "consumer_jobs": stats.jobs,
         "consumer_redeliveries": stats.redeliveries,
         "consumer_timeouts": stats.timeouts,

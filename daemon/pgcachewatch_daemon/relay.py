@@ -52,7 +52,7 @@ from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.life import Life
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import Kept, View, render
-from pgcachewatch_daemon.posts import ConsumerOptions, Desk
+from pgcachewatch_daemon.posts import ConsumerOptions, Desk, Standing
 from pgcachewatch_daemon.process import LogFormat
 from pgcachewatch_daemon.readings import (
     Durations,
@@ -64,7 +64,7 @@ from pgcachewatch_daemon.readings import (
     source_readings,
 )
 from pgcachewatch_daemon.reception import Reception, ReceptionOptions
-from pgcachewatch_daemon.sights import Sights, see_clients, see_tables
+from pgcachewatch_daemon.sights import Sights, lag_s, see_clients, see_consumers, see_tables
 from pgcachewatch_daemon.site import Site, metrics_answer, status_answer
 from pgcachewatch_daemon.tracing import open_traces
 from pgcachewatch_daemon.unreadable import UnreadableLog, not_handled, row_lost
@@ -417,6 +417,7 @@ class Relay(Life):
             log=self._hub.history,
             now_s=time.monotonic(),
             workforce=Workforce(),
+            consumer_lag_s=lag_s(self._consumers()),
         )
 
     def client_readings(self) -> dict[str, Reading]:
@@ -455,8 +456,13 @@ class Relay(Life):
             readings=self.readings(),
             sights=self.sights(),
             findings=self._inspection.findings,
+            consumers=self._consumers(),
         )
         return render(view, wall_s=time.time())
+
+    def _consumers(self) -> tuple[Standing, ...]:
+        here = self._consuming.standings(datetime.datetime.now(tz=datetime.UTC))
+        return see_consumers(here, self._source.stats.journal.held)
 
 
 def catalogue_options(options: RelayOptions) -> CatalogueOptions:

@@ -18,6 +18,8 @@ from pgcachewatch.models import Event
 from pgcachewatch_daemon.core.access import ANYBODY
 from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History
+from pgcachewatch_daemon.io.postgres import Held
+from pgcachewatch_daemon.posts import Standing
 from pgcachewatch_daemon.visitor import Visitor
 
 CLIENTS = 200
@@ -75,6 +77,22 @@ def together(sights: Sequence[Sights]) -> Sights:
     tables = next((each for each in sights if each.tables), Sights())
     clients = sorted((client for each in sights for client in each.clients), key=_order)
     return Sights(tuple(clients[:CLIENTS]), tables.tables, tables.tables_total)
+
+
+def see_consumers(here: Sequence[Standing], stored: Sequence[Held]) -> tuple[Standing, ...]:
+    """Those whose jobs are given here, and others by what is stored of them; the most behind first.
+
+    What is stored is as it was looked up last. It is not made older by the time since: who has clients at another relay
+    moves on meanwhile.
+    """
+    known = {one.name for one in here}
+    others = (Standing(held.consumer, 0, None, round(held.age_s, 3)) for held in stored if held.consumer not in known)
+    return tuple(sorted((*here, *others), key=lambda one: (-one.lag_s, one.name)))
+
+
+def lag_s(consumers: Sequence[Standing]) -> float:
+    """Of the one that is most behind."""
+    return max((one.lag_s for one in consumers), default=0.0)
 
 
 def see_clients(visitors: Collection[Visitor], *, seq: int, now_s: float) -> tuple[ClientSight, ...]:

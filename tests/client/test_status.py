@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -125,9 +127,26 @@ def test_trouble_is_told_before_anything_else() -> None:
         "counts": {"events": 1, "gaps": 0}, "history": {"events": 1},
         "clients": {"total": 0, "invalidate": 0, "stream": 0, "listed": []},
         "tables": {"listed": []},
+        "consumers": {"listed": [{"name": "mails", "clients": 0, "pending": None, "lag_s": 75.0}]},
         "drift": {"listed": [{"table": "users", "detail": "no trigger", "remedy": "install it"}]},
     }  # fmt: skip
     told = list(lines(document))
     assert told[:2] == ["PostgreSQL is lost (for 1 min 15 s)", "  Look at it."]
     assert "check: source failing for 1 min 15 s" in told
+    assert "consumer: mails 0 clients here, jobs not known here, 1 min 15 s behind" in told
     assert told[-1] == "drift: users: no trigger; install it"
+
+
+def test_the_state_of_a_relay_of_another_version_is_a_sentence_and_no_traceback() -> None:
+    with (
+        answering(200, '{"health": {"title": "new"}, "version": "9.0", "ready": true}') as (remote, _),
+        pytest.raises(ConnectionFailed, match=r"is of version 9\.0, and its state has no 'node'; ask it with"),
+    ):
+        fetch(remote)
+
+
+async def test_a_pipe_that_nobody_reads_is_no_reason_to_complain(database: Database) -> None:
+    async with running(options(database.dsn)) as relay:
+        command = f"{sys.executable} -m pgcachewatch status {relay.url} | true"
+        process = await asyncio.create_subprocess_shell(command, stdout=PIPE, stderr=PIPE)
+        assert await process.communicate() == (b"", b"")

@@ -53,6 +53,19 @@ async def test_it_draws_what_the_relay_says(database: Database) -> None:
     assert figures[names + 1].split()[0] == "50"
 
 
+async def test_durable_consumers_are_drawn_where_there_are_any(database: Database) -> None:
+    document = await document_of(database)
+    assert "consumer" not in drawn(document)
+    listed = [
+        {"name": "mails\x1b[2J", "clients": 0, "pending": None, "lag_s": 900.0},
+        {"name": "search", "clients": 1, "pending": 3, "lag_s": 0.0},
+    ]
+    text = drawn({**document, "consumers": {"total": 2, "listed": listed}}).splitlines()
+    rows = [" ".join(line.split()) for line in text]
+    assert "mails\\x1b[2J 0 not known here 15 min 0 s" in rows
+    assert "search 1 3 nothing waits" in rows
+
+
 async def test_a_relay_that_stops_answering_is_shown_and_asked_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +85,9 @@ async def test_a_relay_that_stops_answering_is_shown_and_asked_again(
     output = io.StringIO()
     assert watch(ask, Console(file=output, force_terminal=True, width=100)) == 1
     assert shown == [3, 2, 1, 0]
-    assert "✗ gone" in output.getvalue()
+    silent = output.getvalue().rpartition("✗ gone")[2].partition("✗")[0]
+    assert silent
+    assert "flowing" not in silent, "nobody knows that"
 
 
 async def test_a_refusal_ends_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

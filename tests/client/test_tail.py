@@ -133,6 +133,13 @@ async def test_it_comes_back_to_a_relay_that_was_killed_and_tells_of_the_gap(dat
             assert "after" in await tail.line()
 
 
+async def test_a_channel_that_can_not_be_is_a_sentence_and_2(database: Database) -> None:
+    async with running(options(database.dsn)) as relay, tailing(relay.url, "--channel", "x" * 64) as tail:
+        assert await tail.ended() == 2
+        assert "1 to 63 bytes" in tail.said
+        assert tail.said.count("\n") == 1
+
+
 async def test_a_relay_that_is_not_there_is_a_sentence_and_1() -> None:
     async with tailing("ws://127.0.0.1:1", "--timeout", "0.2") as tail:
         assert await tail.ended() == 1

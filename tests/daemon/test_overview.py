@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgcachewatch_daemon import overview
+from pgcachewatch_daemon.io.postgres import Held
 from pgcachewatch_daemon.overview import FIELDS, KEPT_S, Kept, render_table
 from pgcachewatch_daemon.relay import Relay
 from pgcachewatch_daemon.sql.assessment import Assessment
@@ -37,11 +38,13 @@ async def test_a_document_has_each_field_of_the_table_and_no_other(database: Dat
         await reader.hello()
         await notify(database, payload("users", "a secret key"))
         await reader.until("ev")
+        relay._source.stats.journal.held = (Held("mails", 7.0),)
         relay._inspection.tell(Assessment(installed([table(1, "users")]), findings=(FINDING,)), 0.0)
         answer = await get(relay, "/v1/status")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
         assert "secret" not in answer.text
         found = set(fields(answer.json()))
+        assert answer.json()["consumers"]["listed"] == [{"name": "mails", "clients": 0, "pending": None, "lag_s": 7.0}]
         assert found - {"drift.listed"} == {name for name, _ in FIELDS}
 
 

@@ -9,8 +9,10 @@ from websockets.asyncio.client import connect
 from pgcachewatch.models import EVERYTHING, Event, Gap, Scope
 from pgcachewatch_daemon import sights
 from pgcachewatch_daemon.core.history import History, HistoryLimits
+from pgcachewatch_daemon.io.postgres import Held
+from pgcachewatch_daemon.posts import Standing
 from pgcachewatch_daemon.relay import Relay
-from pgcachewatch_daemon.sights import ClientSight, Sights, see_tables, together
+from pgcachewatch_daemon.sights import ClientSight, Sights, lag_s, see_consumers, see_tables, together
 from tests.postgres import Database
 from tests.raw_client import Client, notify, options, payload, running
 from tests.waiting import eventually
@@ -77,6 +79,14 @@ def test_clients_of_all_workers_are_one_list_with_the_slow_ones_first() -> None:
     listed = together([one, other]).clients
     assert len(listed) == sights.CLIENTS
     assert [each.id for each in listed[:2]] == ["901", "900"]
+
+
+def test_consumers_whose_clients_are_away_are_seen_by_what_is_stored_and_the_most_behind_comes_first() -> None:
+    here = [Standing("mails", 2, 5, 3.0), Standing("search", 1, 0, 0.0)]
+    seen = see_consumers(here, [Held("away", 900.0), Held("mails", 60.0), Held("idle", 0.0)])
+    assert [each.name for each in seen] == ["away", "mails", "idle", "search"]
+    assert (seen[0].clients, seen[0].pending) == (0, None)
+    assert (seen[1].lag_s, lag_s(seen), lag_s(())) == (3.0, 900.0, 0.0)
 
 
 def only(relay: Relay) -> ClientSight:

@@ -99,11 +99,15 @@ async def test_a_person_is_told_what_is_wrong_with_the_way_to_the_relay_and_with
         await browser.until(f"{TITLE} === 'This page can not read what the relay says'")
         assert "load it anew" in await browser.text("#advice")
 
-        newer = "text => JSON.stringify({...JSON.parse(text), version: '99'})"
-        await _answer(browser, 200, newer)
+        late = {"name": "mails", "clients": 0, "pending": None, "lag_s": 900}
+        consumers = json.dumps({"total": 1, "listed": [late]})
+        newer = "text => JSON.stringify({...JSON.parse(text), version: '99', consumers: CONSUMERS})"
+        await _answer(browser, 200, newer.replace("CONSUMERS", consumers))
         await browser.until("document.querySelector('#limited').textContent.includes('of version 99 now')")
         await browser.until(f"{TITLE} === 'Events are flowing'")
+        assert "15 min" in await browser.text("#consumers")
         await _answer(browser, 200, "text => text")
+        await browser.until("document.querySelector('#consumers-card').hidden")
         await browser.until("document.querySelector('#limited').hidden")
 
 

@@ -328,10 +328,10 @@ class Client:
         ops = [messages.OP_CODES[one] for one in self._operations(operations)]
         scopes = table_scopes(tables, self._channels)
         feed = Feed(scope=scopes[0] if len(scopes) == 1 else Scope(), limit=self._event_buffer)
-        self._feeds.add(feed)
 
         def add() -> None:
             self._watch.subscriptions.add(feed, scopes, mode="stream", ops=ops or None)
+            self._feeds.add(feed)
             self._watch.wants_changed()
 
         self._on_loop(add)

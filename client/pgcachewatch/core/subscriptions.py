@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import pydantic
+
 from pgcachewatch.core.dependencies import Dimension
 from pgcachewatch.errors import ConfigurationError, PGCacheWatchError
 from pgcachewatch.models import EVERYTHING, Gap, Scope
@@ -103,8 +105,14 @@ class Subscriptions:
         """Serve `reader` with everything in `scopes`. Returns what has to be asked for in addition, if connected."""
         return self.add_wishes(reader, [Wish(scope, mode, tuple(ops) if ops else None) for scope in scopes])
 
-    def add_wishes(self, reader: Reader, wishes: Iterable[Wish]) -> list[messages.Sub]:
-        """The same for wishes of all kinds: the reader is live when each is granted."""
+    def add_wishes(self, reader: Reader, wishes: Sequence[Wish]) -> list[messages.Sub]:
+        """The same for wishes of all kinds: the reader is live when each is granted.
+
+        Raises ConfigurationError, and adds none of them, for what no relay could be asked for.
+        """
+        for wish in wishes:
+            if wish not in self._by_wish:
+                _message(1, wish)
         fresh: list[messages.Sub] = []
         mine = self._of_reader.setdefault(id(reader), [])
         for wish in wishes:
@@ -238,19 +246,7 @@ class Subscriptions:
 
     def _new(self, wish: Wish) -> Subscription:
         self._last_id += 1
-        scope = wish.scope
-        sub = messages.Sub.model_validate(
-            {
-                "id": self._last_id,
-                "channel": scope.channel,
-                "table": scope.table,
-                "schema": scope.schema,
-                "ops": list(wish.ops) if wish.ops else None,
-                "columns": None if wish.columns is None else list(wish.columns),
-                "mode": wish.mode,
-                "stamps": wish.has_stamps or None,
-            }
-        )
+        sub = _message(self._last_id, wish)
         subscription = Subscription(sub, wish, tells_each=wish.mode == "stream" or wish.has_stamps)
         self._by_id[sub.id] = self._by_wish[wish] = subscription
         return subscription
@@ -347,3 +343,25 @@ def _parts(name: str) -> list[tuple[str, bool]]:
 def _variants(part: tuple[str, bool]) -> list[str]:
     text, is_quoted = part
     return [text] if is_quoted or text == text.lower() else [text, text.lower()]
+
+
+def _message(identity: int, wish: Wish) -> messages.Sub:
+    """Raises ConfigurationError for what does not fit a message, such as a channel's name of 64 bytes."""
+    scope = wish.scope
+    fields = {
+        "id": identity,
+        "channel": scope.channel,
+        "table": scope.table,
+        "schema": scope.schema,
+        "ops": list(wish.ops) if wish.ops else None,
+        "columns": None if wish.columns is None else list(wish.columns),
+        "mode": wish.mode,
+        "stamps": wish.has_stamps or None,
+    }
+    try:
+        return messages.Sub.model_validate(fields)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "subscription"
+        value = str(fields.get(name))[:80]
+        raise ConfigurationError(f"{name}={value!r} can not be asked for: {first['msg']}") from error

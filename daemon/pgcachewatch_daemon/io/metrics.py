@@ -125,7 +125,12 @@ METRICS: tuple[Row, ...] = (
     Row("consumers", "gauge", "consumers", "Durable consumers in use"),
     Row("consumer_clients", "gauge", "clients", "Clients that take their jobs"),
     Row("consumer_pending", "gauge", "jobs", "Jobs that were read and not acknowledged"),
-    Row("consumer_lag_seconds", "gauge", "seconds", "Age of the oldest of them, by the database's clock"),
+    Row(
+        "consumer_lag_seconds",
+        "gauge",
+        "seconds",
+        "Age of the oldest event that a consumer has not acknowledged, also of one whose clients are all away",
+    ),
     Row("consumer_jobs", "counter", "jobs", "Jobs read from the journal"),
     Row("consumer_redeliveries", "counter", "jobs", "Jobs given again"),
     Row("consumer_timeouts", "counter", "jobs", "Times a client let a job time out"),

@@ -17,6 +17,7 @@ function cells(...classes) {
 }
 
 const NAME_LENGTH = 48;
+const BEHIND_S = 300; // of a consumer, as the alert has it
 
 function mark(element, state) {
   if (element.dataset.state !== state) element.dataset.state = state;
@@ -34,7 +35,7 @@ export class Lists {
     const find = (id) => document.getElementById(id);
     this.parts = Object.fromEntries(
       ["tables", "tables-count", "tables-empty", "clients", "clients-count", "clients-empty", "drift", "drift-count"]
-        .concat(["findings", "figures"])
+        .concat(["findings", "figures", "consumers", "consumers-card", "consumers-count"])
         .map((id) => [id, find(id)]),
     );
   }
@@ -51,6 +52,7 @@ export class Lists {
     this.tables(status.tables);
     this.clients(status.clients);
     this.drift(status.drift);
+    this.consumers(status.consumers);
     this.figures(status);
   }
 
@@ -92,6 +94,19 @@ export class Lists {
     });
     write(this.parts["clients-count"], listed.length < total ? `${count(listed.length)} of ${count(total)}` : count(total));
     show(this.parts["clients-empty"], listed.length === 0);
+  }
+
+  consumers({ listed, total }) {
+    show(this.parts["consumers-card"], total > 0);
+    write(this.parts["consumers-count"], listed.length < total ? `${count(listed.length)} of ${count(total)}` : count(total));
+    const build = () => cells("place", "number", "number", "number");
+    fillRows(this.parts.consumers, listed, build, (row, one) => {
+      writeShort(row.cells[0], one.name, NAME_LENGTH);
+      write(row.cells[1], count(one.clients));
+      write(row.cells[2], one.pending === null ? "not known here" : plural(one.pending, "job"));
+      write(row.cells[3], one.lag_s ? duration(one.lag_s) : "nothing waits");
+      mark(row.cells[3], one.lag_s > BEHIND_S ? "slow" : "");
+    });
   }
 
   drift({ findings, listed }) {

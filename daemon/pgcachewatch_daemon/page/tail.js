@@ -150,11 +150,11 @@ export class Tail {
   }
 
   // From the statement on, by the clock of the relay. Two clocks are never alike to a millisecond, so a little less than
-  // nothing is nothing; where the database's is further ahead, there is no saying.
+  // nothing is little; where the database's is further ahead, there is no saying.
   late(change) {
     const late = change.seenAt + this.clockOffset() - change.sentAt;
     if (!Number.isFinite(late) || late < -AHEAD_MS) return "–";
-    return latency(Math.max(0, late));
+    return late < 1 ? "< 1 ms" : latency(late);
   }
 
   keys(keys) {

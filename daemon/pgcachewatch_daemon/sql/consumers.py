@@ -83,6 +83,26 @@ WHERE c.epoch = $1::pg_catalog.text AND c.position IS NOT NULL
 """
 
 
+def places_sql() -> str:
+    """`name` and `position` of up to $2 (int8) consumers of the epoch $1 (text); stored longest ago first."""
+    return f"""
+SELECT c.name, c.position FROM {SCHEMA}.consumers AS c
+WHERE c.epoch = $1::pg_catalog.text AND c.position IS NOT NULL ORDER BY c.updated_at LIMIT $2::pg_catalog.int8
+"""
+
+
+def ages_sql() -> str:
+    """For each xid of $1 (text[]), in order: seconds since the first row from there on was written, 0 without one."""
+    return f"""
+SELECT coalesce((
+  SELECT extract(epoch FROM pg_catalog.clock_timestamp() - j.at)
+  FROM {SCHEMA}.journal AS j WHERE j.xid >= wanted.xid::pg_catalog.xid8 ORDER BY j.xid LIMIT 1
+), 0)::pg_catalog.float8 AS age_s
+FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[])) WITH ORDINALITY AS wanted (xid, number)
+ORDER BY wanted.number
+"""
+
+
 def forget_sql() -> str:
     """Delete the consumer $1 (text)."""
     return f"DELETE FROM {SCHEMA}.consumers AS c WHERE c.name = $1::pg_catalog.text"

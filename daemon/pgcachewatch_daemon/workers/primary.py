@@ -40,9 +40,10 @@ from pgcachewatch_daemon.lag import LoopLag
 from pgcachewatch_daemon.life import Life
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.overview import View
+from pgcachewatch_daemon.posts import Standing
 from pgcachewatch_daemon.readings import Workforce, source_readings
 from pgcachewatch_daemon.relay import Preparation, RelayOptions, catalogue_options
-from pgcachewatch_daemon.sights import Sights
+from pgcachewatch_daemon.sights import Sights, lag_s, see_consumers
 from pgcachewatch_daemon.unreadable import UnreadableLog, not_handled, row_lost
 from pgcachewatch_daemon.workers.channels import SharedChannels
 from pgcachewatch_daemon.workers.dispatch import Dispatch
@@ -418,7 +419,11 @@ class PrimaryRelay(Life):
             readings=self._scrapes.sum,
             sights=sights,
             findings=self._inspection.findings,
+            consumers=self._consumers(),
         )
+
+    def _consumers(self) -> tuple[Standing, ...]:
+        return see_consumers((), self._source.stats.journal.held)  # workers give no jobs
 
     # --- what others may see
 
@@ -440,4 +445,5 @@ class PrimaryRelay(Life):
             log=self._handover,
             now_s=now_s,
             workforce=Workforce(len(self._staff.serving), self._staff.restarts, self._scrapes.silences),
+            consumer_lag_s=lag_s(self._consumers()),
         ) | {"event_loop_lag_seconds": self._lag.seconds}

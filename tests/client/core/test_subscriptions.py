@@ -249,3 +249,11 @@ def test_a_dimensions_table_is_read_as_it_is_written() -> None:
     assert dimension_place(Dimension("Users", ("id",))) == (None, "Users", ("id",))
     with pytest.raises(ConfigurationError, match="3 parts"):
         dimension_place(Dimension("a.b.c", ("id",)))
+
+
+def test_what_no_relay_could_be_asked_for_is_a_sentence_and_leaves_nothing_behind() -> None:
+    subscriptions, reader = Subscriptions(), Recorder()
+    with pytest.raises(ConfigurationError, match=r"channel='x+' can not be asked for: .*1 to 63 bytes"):
+        subscriptions.add(reader, [USERS, Scope("x" * 64, "users")])
+    assert subscriptions.wanted() == []
+    assert subscriptions.remove(reader) == []

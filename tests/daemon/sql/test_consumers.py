@@ -87,3 +87,21 @@ async def test_pages_of_one_snapshot_are_all_that_was_committed_between_two(
             break
         after = rows[-1]["seq"]
     assert keys == ["1000", *map(str, range(7))]
+
+
+@pytest.mark.every_server
+async def test_a_consumer_is_as_late_as_the_first_row_beyond_its_place(connection: asyncpg.Connection) -> None:
+    now = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    await connection.execute(sql.create_sql(), "behind", now, "e", "relay")
+    await connection.execute("INSERT INTO t VALUES (1)")
+    await connection.execute("UPDATE pgcachewatch.journal SET at = at - interval '7 min'")
+    later = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    await connection.execute(sql.create_sql(), "done", later, "e", "relay")
+    await connection.execute(sql.create_sql(), "of another time", now, "other", "relay")
+    places = [tuple(row) for row in await connection.fetch(sql.places_sql(), "e", 10)]
+    assert places == [("behind", now), ("done", later)]
+    xids = [position.split(":")[1] for _, position in places]
+    behind, done = [row["age_s"] for row in await connection.fetch(sql.ages_sql(), xids)]
+    assert 420 <= behind < 480
+    assert done == 0
+    assert [row["name"] for row in await connection.fetch(sql.places_sql(), "e", 1)] == ["behind"]

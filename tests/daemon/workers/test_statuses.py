@@ -31,7 +31,7 @@ class Looked:
 
 
 def view(sights: Sights) -> View:
-    return View("here", 1.0, Position("a" * 16, 1), found(), SourceStats(), nothing(), sights, ())
+    return View("here", 1.0, Position("a" * 16, 1), found(), SourceStats(), nothing(), sights, (), ())
 
 
 async def test_who_asks_meanwhile_or_a_moment_later_gets_the_same_answer() -> None:

@@ -2,13 +2,14 @@
 
 from pgcachewatch_daemon.io.postgres.contract import LossReason, Probe, SourceListener, SourceOptions, SourceStats
 from pgcachewatch_daemon.io.postgres.dsn import describe_dsn
-from pgcachewatch_daemon.io.postgres.journal import JOURNAL_STATES, Opened
+from pgcachewatch_daemon.io.postgres.journal import JOURNAL_STATES, Held, Opened
 from pgcachewatch_daemon.io.postgres.journal_feed import JournalOptions
 from pgcachewatch_daemon.io.postgres.libpq import complete
 from pgcachewatch_daemon.io.postgres.source import PostgresSource
 
 __all__ = [
     "JOURNAL_STATES",
+    "Held",
     "JournalOptions",
     "LossReason",
     "Opened",

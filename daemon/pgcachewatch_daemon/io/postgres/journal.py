@@ -65,9 +65,17 @@ class Opened:
     floor: JournalFloor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A consumer by what is stored: `age_s` of the first row beyond its place, 0 when there is none."""
+
+    consumer: str
+    age_s: float
+
+
 @dataclass(slots=True)
 class JournalStats:
-    """Plain counts, read when somebody asks for metrics."""
+    """Plain counts, read when somebody asks for metrics. `held` is looked up when rows are pruned."""
 
     polls: int = 0
     rows: int = 0
@@ -75,6 +83,7 @@ class JournalStats:
     sleeps: int = 0
     resets: int = 0
     state: JournalState = "absent"
+    held: tuple[Held, ...] = ()
 
 
 @dataclass(slots=True)

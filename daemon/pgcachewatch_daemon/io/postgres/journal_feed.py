@@ -6,7 +6,8 @@ rows it brought. Without a journal they wait for nothing.
 
 Pruning: rows that were over in a snapshot of `retention_s` ago and in the place of each consumer that still moves, and
 younger ones while there are more than `rows_limit`; one relay at a time does it. A relay takes such a snapshot every
-`retention_s / AGES`, so that it prunes for the first time that long after it began.
+`retention_s / AGES`, so that it prunes for the first time that long after it began. Each time it looks how far the
+stored consumers are behind.
 On the path of an event: step 1, enter.
 """
 
@@ -21,13 +22,15 @@ import asyncpg
 
 from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
-from pgcachewatch_daemon.io.postgres.journal import JournalReader, JournalStats, Opened, Written
+from pgcachewatch_daemon.io.postgres.journal import Held, JournalReader, JournalStats, Opened, Written
 from pgcachewatch_daemon.sql import consumers
 from pgcachewatch_daemon.sql import journal as sql
 
 AGES = 20  # snapshots that are kept to prune by
 PRUNE_BATCH = 10_000
 PRUNE_MIN_S = 1.0
+CONSUMERS = 100  # that are looked up
+XIDS = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ class JournalFeed:
             measured = await connection.fetchrow(sql.measure_sql())
             if measured is not None and measured["rows"] > self._options.rows_limit:
                 pruned = await self._prune_to(connection, self._ages[0])
+        await self._look_at_consumers(connection)
         # What one batch left is not kept for another interval.
         pause_s = 0.0 if pruned == PRUNE_BATCH else self._options.retention_s / AGES
         self._prune_due_s = self._clock() + max(PRUNE_MIN_S, pause_s)
@@ -169,6 +173,16 @@ class JournalFeed:
         held = await connection.fetch(consumers.holding_sql(), self._reader.epoch, self._options.hold_s)
         positions: list[str] = [row["position"] for row in held]
         return min((self._ages[0], *positions), key=_age)
+
+    async def _look_at_consumers(self, connection: asyncpg.Connection[Any]) -> None:
+        """How far each is behind, those that nobody takes part in too: they hold rows, and nobody else would tell."""
+        stored = await connection.fetch(consumers.places_sql(), self._reader.epoch, CONSUMERS)
+        # Read here: a place that somebody spoilt must not end the session.
+        places = {row["name"]: Snapshot.parse(row["position"]) for row in stored}
+        known = {name: str(place.xmax) for name, place in places.items() if place is not None and place.xmax < XIDS}
+        ages = await connection.fetch(consumers.ages_sql(), list(known.values())) if known else []
+        held = (Held(name, row["age_s"]) for name, row in zip(known, ages, strict=True))
+        self.stats.held = tuple(held)
 
     async def _prune_to(self, connection: asyncpg.Connection[Any], snapshot: str) -> int:
         return int(await connection.fetchval(sql.prune_sql(), snapshot, PRUNE_BATCH) or 0)

@@ -8,6 +8,7 @@ import pytest
 
 from pgcachewatch_daemon.core.wakefulness import WakeOptions
 from pgcachewatch_daemon.io.postgres.journal_feed import AGES, JournalFeed, JournalOptions, Waiting
+from pgcachewatch_daemon.sql import consumers
 from tests.postgres import Database
 from tests.row_triggers import RowTriggers
 
@@ -150,3 +151,20 @@ async def test_too_many_rows_are_pruned_before_they_are_old(rows: RowTriggers) -
         await feed.step(connection)
         await feed.after(connection)
     assert await left(rows) < 20
+
+
+async def test_it_looks_how_far_stored_consumers_are_behind_whoever_takes_part_in_them(rows: RowTriggers) -> None:
+    clock = Clock()
+    feed, connection = JournalFeed(JournalOptions(), clock=clock), await rows.database.connect()
+    await feed.open(connection)
+    epoch = feed._reader.epoch
+    place = await rows.writer.fetchval("SELECT pg_current_snapshot()::text")
+    for name, position in (("away", place), ("spoilt", "rubbish"), ("beyond", f"1:{2**64}:")):
+        await rows.writer.execute(consumers.create_sql(), name, position, epoch, "nobody")
+    await rows.writer.execute("INSERT INTO t VALUES (1)")
+    await rows.writer.execute("UPDATE pgcachewatch.journal SET at = at - interval '7 min'")
+    clock.now_s += JournalOptions().retention_s / AGES
+    await feed.step(connection)
+    await feed.after(connection)
+    assert [each.consumer for each in feed.stats.held] == ["away"]
+    assert 420 <= feed.stats.held[0].age_s < 480
