@@ -71,8 +71,9 @@ def _die_with_parent() -> None:
 class Supervisor:
     """Keeps PostgreSQL, relay and reader running until `stop` is called; `run` returns the exit code."""
 
-    def __init__(self, postgres: EmbeddedPostgres) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, *, port: int = DEFAULT_PORT) -> None:
         self._postgres = postgres
+        self._wanted_port = port
         self._started_s = time.monotonic()
         self._stopping = threading.Event()
         self._children: list[Child] = []
@@ -84,7 +85,7 @@ class Supervisor:
     def run(self) -> int:
         try:
             self._postgres.start()
-            port = _free_port(DEFAULT_PORT)
+            port = _free_port(self._wanted_port)
             self._say(
                 f"PostgreSQL {self._postgres.binaries.version} on port {self._postgres.port}, pid {self._postgres.pid}"
             )
@@ -171,8 +172,14 @@ def demo(arguments: list[str]) -> int:
     """the relay at work on a PostgreSQL of its own, until Ctrl-C"""
     parser = argparse.ArgumentParser(prog="pgcachewatch demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--postgres", type=int, metavar="MAJOR", help="major version to prefer, as 16 or 18")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="of the relay; 0 or one that is taken: any free one (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
-    supervisor = Supervisor(EmbeddedPostgres(require_binaries(options.postgres)))
+    supervisor = Supervisor(EmbeddedPostgres(require_binaries(options.postgres)), port=options.port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     return supervisor.run()

@@ -50,7 +50,7 @@ class Performance:
         self._capsys = capsys
         self._said = ""
         self.code: int | None = None
-        self.supervisor = Supervisor(EmbeddedPostgres(binaries))
+        self.supervisor = Supervisor(EmbeddedPostgres(binaries), port=0)
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:

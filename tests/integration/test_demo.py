@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 WITHIN_S = 60.0
+# Two that look for the same free port at one time both find it.
+COMMAND = [sys.executable, "-m", "pgcachewatch", "demo", "--port", "0"]
 POLL_S = 0.05
 
 
@@ -26,7 +28,7 @@ class RunningDemo:
         self._output = self._path.open("wb")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PGCACHEWATCH_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pgcachewatch", "demo"],
+            COMMAND,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -113,9 +115,8 @@ def test_a_killed_supervisor_leaves_no_process_behind(demo: RunningDemo) -> None
 def test_whoever_stops_looking_ends_it_without_a_complaint_and_nothing_is_left() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="demo-") as folder:
         Path(folder).chmod(0o755)
-        command = [sys.executable, "-m", "pgcachewatch", "demo"]
         environment = {**os.environ, "TMPDIR": folder}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.readline()
