@@ -74,7 +74,7 @@ async def test_a_server_that_is_killed_and_restarted_is_found_again(private_serv
 async def test_a_black_holed_connection_is_noticed_by_the_loopback(database: Database) -> None:
     async with Proxy("127.0.0.1", port_of(database.dsn)) as proxy:
         dsn = through(proxy, database.dsn)
-        source = replace(SOURCE, overdue_s=0.2, connect_timeout_s=0.5)
+        source = replace(SOURCE, overdue_s=0.5, connect_timeout_s=1.0)
         async with running(options(dsn, source)) as relay, Client(relay) as client:
             await client.hello()
             proxy.black_hole()

@@ -277,19 +277,19 @@ async def test_a_black_holed_connection_is_given_up_when_the_loopback_is_overdue
             log,
         ):
             proxy.black_hole()
-            await eventually(lambda: log.of("lost") == [("lost", "loopback_overdue")])
-            assert not source.is_up
+            await eventually(lambda: not source.is_up)
             proxy.forward()
             await eventually(lambda: source.is_listening("ch"))
             await notify(database.dsn, "ch", "seen")
             await eventually(lambda: log.told[-1] == ("event", "ch", "seen"))
-            assert source.stats.losses["loopback_overdue"] == 1
+            assert set(log.of("lost")) == {("lost", "loopback_overdue")}
+            assert source.stats.losses["loopback_overdue"] == len(log.of("lost"))
 
 
 async def test_a_moment_in_which_the_relay_itself_stood_still_is_no_loss(database: Database) -> None:
-    async with listening(database.dsn, "ch", options=replace(OPTIONS, overdue_s=0.2)) as (source, log):
+    async with listening(database.dsn, "ch", options=replace(OPTIONS, overdue_s=1.0)) as (source, log):
         await eventually(lambda: log.is_in_flight)
-        time.sleep(0.5)  # noqa: ASYNC251  # the process stands still, as when it is stopped and continued
+        time.sleep(1.5)  # noqa: ASYNC251  # the process stands still, as when it is stopped and continued
         before = log.returned
         await eventually(lambda: log.returned >= before + 3)
         assert not source.stats.losses
@@ -342,7 +342,9 @@ async def test_a_pooler_between_is_named_once_and_never_counts_as_up(
         dsn = through(proxy, database.dsn) + "?sslmode=disable"
         source = PostgresSource(replace(OPTIONS, dsn=dsn, overdue_s=0.2), log, log, clock=time.monotonic)
         source.start()
-        await eventually(lambda: source.stats.connect_failures >= 2)
+        await eventually(lambda: "pooler such as PgBouncer" in caplog.text)
+        failures = source.stats.connect_failures
+        await eventually(lambda: source.stats.connect_failures >= failures + 2)
         await source.close()
         assert caplog.text.count("pooler such as PgBouncer") == 1
         assert "PGCACHEWATCH_LISTEN_DSN" in caplog.text
@@ -447,8 +449,11 @@ async def test_the_session_is_set_so_that_the_server_ends_it_when_the_relay_hang
         connection = await database.connect()
         assert await backend(connection) > 0
         pid = await backend(connection)
-        state = await connection.fetchval("SELECT state FROM pg_stat_activity WHERE pid = $1", pid)
-        assert state == "idle", "a transaction left open would stop every notification"
+
+        async def is_idle() -> bool:  # between its heartbeats; a transaction left open would stop every notification
+            return bool(await connection.fetchval("SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $1", pid))
+
+        await eventually(is_idle)
 
 
 async def test_only_channels_still_needed_are_listened_to_after_a_loss(database: Database) -> None:
