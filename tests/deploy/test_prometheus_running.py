@@ -26,7 +26,7 @@ from pgcachewatch_daemon.embedded import EmbeddedPostgres
 from tests.raw_client import CHANNEL, payload
 from tests.relay_process import RelayProcess, free_port
 from tests.tidy.tree import ROOT
-from tests.waiting import eventually, wait_until
+from tests.waiting import LIMIT_S, eventually, wait_until
 
 PROMETHEUS = shutil.which("prometheus")
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -46,7 +46,7 @@ class Prometheus:
 
     def is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._address}/-/ready", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self._address}/-/ready", timeout=LIMIT_S) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -54,7 +54,7 @@ class Prometheus:
     def series(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series that the expression gives now."""
         url = f"{self._address}/api/v1/query?query={quote(expression)}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]  # Any: as JSON has it
         return [(one["metric"], float(one["value"][1])) for one in result]
 
@@ -67,7 +67,7 @@ class Prometheus:
         """What a target said of its metrics, by name."""
         target = quote(f'{{job="{job}"}}')
         url = f"{self._address}/api/v1/targets/metadata?match_target={target}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
             told: list[dict[str, Any]] = json.load(answer)["data"]  # Any: as JSON has it
         return {each["metric"]: each["unit"] for each in told if each["unit"]}
 
@@ -82,7 +82,7 @@ def as_text(relay: RelayProcess) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            with urllib.request.urlopen(f"http://127.0.0.1:{relay.port}/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{relay.port}/metrics", timeout=LIMIT_S) as answer:
                 kind, text = answer.headers["Content-Type"], answer.read()
             self.send_response(200)
             self.send_header("Content-Type", kind)
@@ -102,7 +102,7 @@ def as_text(relay: RelayProcess) -> Iterator[int]:
 @contextmanager
 def running(folder: Path, relay: RelayProcess, *, text_port: int | None = None) -> Iterator[Prometheus]:
     configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
-    configuration["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
+    configuration["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "200ms"}
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{relay.port}"]
     if text_port is not None:
         text_job = {"job_name": "text", "static_configs": [{"targets": [f"127.0.0.1:{text_port}"]}]}
@@ -143,11 +143,10 @@ async def test_it_sees_events_flow_and_cries_when_postgresql_is_killed(
         await eventually(lambda: prometheus.series(FIRING) == [])  # before its first look it knew of no relay
 
         private_server.kill()
-        await eventually(lambda: bool(prometheus.series(FIRING)))
-        ((labels, _),) = prometheus.series(FIRING)
-        assert labels["alertname"] == "PGCacheWatchSourceDown"
-        assert labels["severity"] == "critical"
-        assert prometheus.value("pgcachewatch_ready") == 0
+        # Not alone, if the machine is so busy that a scrape has failed as well.
+        firing = f'{FIRING[:-1]},alertname="PGCacheWatchSourceDown",severity="critical"}}'
+        await eventually(lambda: bool(prometheus.series(firing)))
+        await eventually(lambda: prometheus.value("pgcachewatch_ready") == 0)
 
 
 async def test_it_reads_the_same_from_openmetrics_and_from_the_text(
