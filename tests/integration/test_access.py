@@ -160,7 +160,7 @@ async def test_the_state_of_the_relay_needs_a_token_that_names_it_and_health_che
 
 @pytest.mark.rule("W-TOKEN-5")
 async def test_the_end_of_a_token_is_told_and_closes(database: Database, tmp_path: Path) -> None:
-    tokens = {SHOP: {"expires": time.time() + 1.5}}
+    tokens = {SHOP: {"expires": time.time() + 4}}
     async with running(guarded(database, tmp_path / "t", tokens)) as relay:
         plain = await connect(f"{relay.url}/pgpubsub/{CHANNEL}", additional_headers=bearer(SHOP), proxy=None)
         async with Client(relay) as client:

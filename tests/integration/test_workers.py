@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 import pgcachewatch
 from pgcachewatch.protocol.messages import TOKEN_CHANNEL
+from pgcachewatch_daemon.workers import scrape
 from pgcachewatch_daemon.workers.primary import PrimaryRelay
 from tests.integration.users import Users
 from tests.integration.workforce import (
@@ -218,8 +219,11 @@ async def test_metrics_at_any_worker_are_those_of_the_relay_and_never_go_back(
         assert 0 < await metric(relay, "pgcachewatch_clients") < len(clients)
 
 
-async def test_a_worker_that_does_not_answer_is_left_out_of_a_scrape_and_counted(relay: PrimaryRelay) -> None:
+async def test_a_worker_that_does_not_answer_is_left_out_of_a_scrape_and_counted(
+    relay: PrimaryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with everywhere(relay) as clients:
+        monkeypatch.setattr(scrape, "ANSWER_S", 2.0)
         stopped = relay.workers[1]
         os.kill(stopped, signal.SIGSTOP)
         text = (await relay._scrapes.ask()).decode()  # not over HTTP: the kernel may give that to the stopped one
