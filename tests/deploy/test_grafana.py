@@ -34,6 +34,17 @@ def test_a_panel_asks_for_what_there_is(panel: Panel) -> None:
         assert target["datasource"]["uid"] == "${datasource}"
 
 
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: f"{panel['id']} {panel['title']}")
+def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on(panel: Panel) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    assert panel["description"].endswith("."), "it is read at night"
+    assert defaults["unit"]
+    assert len(panel["targets"]) == 1 or all(target["legendFormat"] for target in panel["targets"])
+    if panel["type"] == "timeseries":
+        # An axis that does not begin at 0 makes a mountain of nothing; a certificate may have ended before now.
+        assert defaults.get("min") == 0 or panel["title"] == "TLS"
+
+
 def test_variables_and_annotations_ask_for_what_there_is() -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":

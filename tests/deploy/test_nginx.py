@@ -138,9 +138,21 @@ async def test_events_and_a_drain_pass_through_it(front: Front, database: Databa
     assert await asyncio.to_thread(front.relay.wait) == 0
 
 
-async def test_plain_requests_are_answered_through_it(front: Front) -> None:
+async def test_plain_requests_are_answered_through_it_but_for_metrics(front: Front) -> None:
+    assert (await _get(front, "/readyz")).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await _get(front, "/metrics")).startswith(b"HTTP/1.1 404 ")
+
+
+async def _get(front: Front, path: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=front.trust)
-    writer.write(b"GET /readyz HTTP/1.1\r\nHost: relay.example.com\r\nConnection: close\r\n\r\n")
-    assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: relay.example.com\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
     writer.close()
     await writer.wait_closed()
+    return answer
+
+
+async def test_the_relay_s_own_page_is_let_in_on_another_port_than_443(front: Front) -> None:
+    async with front.client("127.0.0.5", Origin=f"https://127.0.0.1:{front.port}") as page:
+        await page.hello()
+    assert await refusal(front.client("127.0.0.5", Origin="https://127.0.0.1")) == 403

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,15 @@ def test_what_may_lose_events_or_stop_commits_is_alerted_on() -> None:
     wanted = {"source_up", "ready", "notify_queue_usage_ratio", "drift_gaps", "journal_losses", "consumer_gaps"}
     for row in METRICS:
         assert row.name not in wanted or row.full_name in asked, row.full_name
+
+
+def test_the_command_of_the_runbook_wraps_them_for_the_operator(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^(\{ printf .*?> prometheusrule\.yaml)$", RUNBOOK, re.MULTILINE | re.DOTALL)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    rule = yaml.safe_load((tmp_path / "prometheusrule.yaml").read_text(encoding="utf-8"))
+    assert (rule["kind"], rule["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
+    assert [each for group in rule["spec"]["groups"] for each in group["rules"]] == alerts()
 
 
 @needs_promtool
