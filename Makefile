@@ -86,6 +86,10 @@ bench-hitratio:  ## How many database reads a cache saves: the original, by tabl
 lane-container: setup  ## Image, compose.yaml and testcontainers on a real engine; starts one of its own where none is
 	$(BIN)/python -m tests.lanes.container $(ARGS)
 
+.PHONY: lane-systemd
+lane-systemd: setup  ## The unit under a systemd that is process 1 of a Debian of its own; needs root and mmdebstrap
+	$(BIN)/python -m tests.lanes.systemd $(ARGS)
+
 .PHONY: audit
 audit: setup  ## Known vulnerabilities of what the relay is shipped with: skipped where the database can not be reached
 	$(BIN)/python -m tests.lanes.audit

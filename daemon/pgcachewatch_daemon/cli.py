@@ -41,7 +41,7 @@ from pgcachewatch_daemon.io.supervisor import Supervisor
 from pgcachewatch_daemon.io.websocket import SocketLimits, TlsOptions
 from pgcachewatch_daemon.lines import line_logger
 from pgcachewatch_daemon.posts import ConsumerOptions
-from pgcachewatch_daemon.process import log_to_stderr, loop_factory
+from pgcachewatch_daemon.process import leave_a_trace, log_to_stderr, loop_factory
 from pgcachewatch_daemon.readings import package_version
 from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.reloading import Reloading, warn
@@ -77,6 +77,7 @@ def _serve_with(loaded: Loaded, read_anew: Callable[[], Loaded]) -> int:
     if settings.workers > 1 and not CAN_HAVE_WORKERS:
         sys.stderr.write("pgcachewatch serve: this system has no unix sockets to join workers by; set workers to 1\n")
         return EXIT_CONFIGURATION
+    leave_a_trace()
     log_to_stderr(settings.log_level.upper(), log_format=settings.log_format)
     _say_what_starts(settings)
     warn(loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import sys
 from collections.abc import Callable
@@ -26,6 +27,11 @@ def log_to_stderr(level: int | str, *, worker: int = 0, log_format: LogFormat = 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def leave_a_trace() -> None:
+    """A crash in native code, and the SIGABRT of a watchdog, leave on standard error where each thread was."""
+    faulthandler.enable()
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -51,3 +54,13 @@ def test_a_flood_of_equal_lines_is_cut_short(capsys: pytest.CaptureFixture[str])
 
 def test_uvloop_is_taken_where_it_is() -> None:
     assert loop_factory() is uvloop.new_event_loop
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a watchdog ends a process by a signal")
+def test_who_is_ended_by_a_watchdog_leaves_where_it_was() -> None:
+    program = "import os; from pgcachewatch_daemon.process import leave_a_trace; leave_a_trace(); os.abort()"
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == -signal.SIGABRT
+    assert "most recent call first" in ended.stderr

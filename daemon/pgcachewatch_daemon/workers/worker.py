@@ -23,7 +23,7 @@ from typing import Literal, cast
 
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.lines import line_logger
-from pgcachewatch_daemon.process import log_to_stderr, loop_factory
+from pgcachewatch_daemon.process import leave_a_trace, log_to_stderr, loop_factory
 from pgcachewatch_daemon.workers.follower import FollowerRelay
 from pgcachewatch_daemon.workers.link import Link
 from pgcachewatch_daemon.workers.messages import Drain, FromPrimary, Hello, Here, Message, Reload, Serving, Start
@@ -42,6 +42,7 @@ logger = line_logger(__name__)
 def main(descriptor: int, parent: int) -> int:
     """Serve until the end; returns the exit code: 0 after a drain that was asked for, else 1."""
     _tie_to(parent)
+    leave_a_trace()
     log_to_stderr(logging.INFO)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(socket.socket(fileno=descriptor)))

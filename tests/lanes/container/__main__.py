@@ -18,7 +18,8 @@ from contextlib import contextmanager
 
 from tests import docker_engine
 from tests.lanes.container import images
-from tests.lanes.container.engine import CanNot, engine, require_tools
+from tests.lanes.container.engine import engine, require_tools
+from tests.lanes.debian import CanNot
 from tests.tidy.tree import ROOT
 
 CACHE = ROOT / ".container_cache"

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.lanes.debian import CanNot
+
 BRIDGE = "pgcw-lane0"
 BRIDGE_ADDRESS = "10.213.77.1/24"
 NETWORKS = "base=10.214.0.0/16,size=24"
@@ -26,10 +28,6 @@ PACKAGES = {"dockerd": "docker.io", "docker-compose": "docker-compose", "mmdebst
 START_S = 60.0
 STOP_S = 30.0
 POLL_S = 0.1
-
-
-class CanNot(Exception):
-    """The lane can not run here; the text says what to do."""
 
 
 def require_tools() -> None:

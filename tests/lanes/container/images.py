@@ -12,20 +12,17 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests import docker_engine
 from tests.docker_engine import Client
-from tests.lanes.container.engine import CanNot
+from tests.lanes import debian
+from tests.lanes.debian import CanNot
 from tests.postgres import DEFAULT_IMAGE
 from tests.tidy.tree import ROOT
 
-SUITE = "trixie"
-LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")  # as in Debian's slim image
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PROMETHEUS = re.compile(r"PROMETHEUS_IMAGE:-(\S+)}")
 
 POSTGRES_DOCKERFILE = """\
@@ -102,44 +99,13 @@ def prometheus_image() -> str:
 
 
 def import_base(client: Client, name: str, cache: Path) -> str:
-    archive = cache / f"{SUITE}.tar"
+    archive = cache / f"{debian.SUITE}.tar"
     if not archive.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = archive.with_suffix(".unfinished")
-        subprocess.run([*_mmdebstrap(), SUITE, str(unfinished), _mirror()], check=True)
-        unfinished.rename(archive)
+        debian.make(archive)
     repository, tag = name.split(":")
-    # The image knows the authorities that the machine knows, or pip could not reach the machine's package index.
-    changes = [f"ENV PIP_CERT={CERTIFICATES}"] if CERTIFICATES.exists() else []
+    changes = [f"ENV PIP_CERT={debian.CERTIFICATES}"] if debian.CERTIFICATES.exists() else []
     client.api.import_image_from_file(str(archive), repository=repository, tag=tag, changes=changes)
-    return f"stand-in, made by mmdebstrap from Debian {SUITE}"
-
-
-def _mmdebstrap() -> list[str]:
-    certificates = ["--include=ca-certificates", f"--customize-hook=upload {CERTIFICATES} {CERTIFICATES}"]
-    return [
-        "mmdebstrap",
-        "--quiet",
-        "--format=tar",
-        "--variant=minbase",
-        '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may be a snapshot
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
-        *(certificates if CERTIFICATES.exists() else []),
-    ]
-
-
-def _mirror() -> str:
-    """Where this machine has its own Debian from."""
-    told = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    addresses = sorted({line for line in told.stdout.split() if line.rstrip("/").endswith("/debian")})
-    if not addresses:
-        raise CanNot("apt on this machine names no Debian archive to make the base image from")
-    return addresses[0]
+    return f"stand-in, made by mmdebstrap from Debian {debian.SUITE}"
 
 
 def build_postgres(client: Client, base: str) -> str:
