@@ -7,12 +7,25 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TextIO
 
 from pgcachewatch_daemon.lines import LineFormatter
 from pgcachewatch_daemon.repeats import Repeats
 
 LogFormat = Literal["auto", "text", "json"]
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """To standard error, without what repeats itself. Python closes it when the process ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats(self)
+        self.addFilter(self._repeats)
+
+    def close(self) -> None:
+        self._repeats.end()
+        super().close()
 
 
 def log_to_stderr(level: int | str, *, worker: int = 0, log_format: LogFormat = "auto") -> None:
@@ -21,9 +34,8 @@ def log_to_stderr(level: int | str, *, worker: int = 0, log_format: LogFormat = 
     `auto`: `key=value` where a person reads, which is on a terminal, and JSON where a machine collects.
     """
     is_json = not sys.stderr.isatty() if log_format == "auto" else log_format == "json"
-    handler = logging.StreamHandler()
+    handler = Lines()
     handler.setFormatter(LineFormatter(is_json=is_json, worker=worker))
-    handler.addFilter(Repeats(handler))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -2,7 +2,8 @@
 
 What has the same words, whatever its facts, may fill a few lines per window. The rest is counted, and told in one
 line when the window is over: `suppressed=<n>` beside the words. A change of state is told as it happens, unless it
-happens that often. Told with the next line of any kind, since a log that nobody writes to needs no clock of its own.
+happens that often. Told with the next line of any kind, since a log that nobody writes to needs no clock of its own,
+and at the latest when the log ends.
 Lines below INFO are never cut: whoever turns them on wants all of them. Any thread may log.
 
 Bound: one small record for each kind of line, KINDS of them; above, what is new is not limited.
@@ -53,6 +54,13 @@ class Repeats(logging.Filter):
         if over:
             self._tell(over)
         return may_pass
+
+    def end(self) -> None:
+        """Tell of windows that are not over: the log is."""
+        with self._lock:
+            windows, self._windows = [each for each in self._windows.values() if each.suppressed], {}
+        if windows:
+            self._tell(windows)
 
     def _may_pass(self, record: logging.LogRecord, now_s: float) -> bool:
         kind = _kind(record)

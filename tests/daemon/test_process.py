@@ -45,11 +45,15 @@ def test_auto_is_json_where_nobody_reads(
     assert capsys.readouterr().err.startswith("2" if is_terminal else '{"timestamp": "2')
 
 
-def test_a_flood_of_equal_lines_is_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_of_equal_lines_is_cut_short_and_the_end_of_the_process_says_by_how_many(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log_to_stderr("INFO", log_format="text")
     for _ in range(100):
         logging.getLogger("x").info("again")
     assert capsys.readouterr().err.count("again") == LINES
+    logging.getLogger().handlers[0].close()
+    assert f"again suppressed={100 - LINES}" in capsys.readouterr().err
 
 
 def test_uvloop_is_taken_where_it_is() -> None:

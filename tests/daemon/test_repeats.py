@@ -44,6 +44,17 @@ def kept(clock: Clock) -> Iterator[Kept]:
     target.removeHandler(handler)
 
 
+def test_what_was_left_out_is_told_when_the_log_ends_and_once(kept: Kept) -> None:
+    logger = line_logger("repeating")
+    for number in range(5):
+        logger.warning("client cut", conn=number)
+    (repeats,) = kept.filters
+    assert isinstance(repeats, Repeats)
+    repeats.end()
+    repeats.end()
+    assert kept.lines[2:] == ["WARNING client cut suppressed=3 window_s=10"]
+
+
 def test_what_is_said_too_often_is_counted_and_told_when_the_window_is_over(kept: Kept, clock: Clock) -> None:
     logger = line_logger("repeating")
     for number in range(5):
