@@ -277,10 +277,8 @@ class Watch:
         self.freshness.begin_connection()
 
     def link_lost(self, error: ConnectionFailed) -> None:
-        if self.freshness.trust is TrustState.LIVE:
-            logger.warning("%s; hits go on for %.1f s at most", error, max(0.0, self._lease_left_s()))
         self.last_error = error
-        self.freshness.doubt()
+        self._doubt(error)
         for feed in self.consumers.values():
             feed.lost()
 
@@ -320,7 +318,7 @@ class Watch:
                 self._open(delivery)
             case deliveries.SourceLost():
                 self.source_lost = delivery.reason
-                self.freshness.doubt()
+                self._doubt(f"the relay lost PostgreSQL ({delivery.reason})")
             case deliveries.Rejected():
                 self._reject(delivery)
             case client_takers.Admitted() | client_takers.JobGiven() | client_takers.JobsTaken():
@@ -353,8 +351,17 @@ class Watch:
             self.gaps += 1
         self.subscriptions.lost(Gap(flush.scope, flush.reason))
 
+    def _doubt(self, why: object) -> None:
+        """Link or source is lost: told once, whatever follows from it."""
+        if self.freshness.trust is TrustState.LIVE:
+            logger.warning("%s; hits go on for %.1f s at most", why, max(0.0, self._lease_left_s()))
+        self.freshness.doubt()
+
     def _prove(self, proof: deliveries.Proof) -> None:
+        was_suspect, paused_s = self.freshness.trust is TrustState.SUSPECT, -self._lease_left_s()
         self.freshness.prove(as_of_ms=proof.as_of_ms, now_s=self._clock())
+        if was_suspect and self.freshness.trust is TrustState.LIVE:
+            logger.info("freshness is proven again; hits paused for %.1f s", max(0.0, paused_s))
         self.source_lost = None
         snapshot = None if proof.snapshot is None else Snapshot.parse(proof.snapshot)
         for reader in self.caches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -182,6 +183,24 @@ async def test_a_lost_source_is_suspect_until_the_new_epoch_is_proven() -> None:
         relay.gap()
         assert cache.flushes == before + 1
         assert rig.watch.is_live
+
+
+@virtual_time
+async def test_a_lost_source_is_one_line_of_the_log_and_its_return_another(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    relay = FakeRelay()
+    async with Rig(relay) as rig:
+        rig.cache("users")
+        await rig.live()
+        caplog.clear()
+        relay.lose_source()
+        relay.advance(STALENESS_S + 3.0)
+        relay.gap()
+        relay.advance(0.1)
+        assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+            ("WARNING", f"the relay lost PostgreSQL (the test said so); hits go on for {STALENESS_S:.1f} s at most"),
+            ("INFO", "freshness is proven again; hits paused for 3.0 s"),
+        ]
 
 
 @virtual_time
