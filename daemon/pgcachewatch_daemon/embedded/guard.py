@@ -2,8 +2,10 @@
 
 Run as a script with one JSON argument, on the standard library alone. It starts the server, prints the
 server's process id, and then waits for the first of three things: the pipe on its standard input ends (the
-owner has gone, however it died), the owner writes KEEP (an orderly stop, the owner removes its own files), or
-the server ends by itself. In the first two cases the server is stopped within STOP_S + QUIT_S, else killed.
+owner has gone, however it died), the owner writes KEEP (an orderly stop, the owner removes its own files) or
+RESTART (the same, and the server will run again), or the server ends by itself. In the first two cases the server
+is stopped within `stop_s` + QUIT_S, else killed; before it runs again RESTART_S are given to it, since what did not
+end in order recovers as after a crash, and loses what a crash does.
 
 Why a process of its own: a child can be tied to the death of its parent only on Linux, and there to the
 parent's thread, so that a server started from a thread pool would die with the pool. A pipe works everywhere.
@@ -26,7 +28,9 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 KEEP = b"k"
+RESTART = b"r"
 STOP_S = 1.0  # for a fast shutdown, which takes a checkpoint
+RESTART_S = 30.0
 QUIT_S = 0.5  # for an immediate one, which recovers at the next start
 PR_SET_PDEATHSIG = 1
 
@@ -38,6 +42,7 @@ class Order(TypedDict):
     environment: dict[str, str]
     log: str
     remove: str
+    stop_s: float
     account: NotRequired[tuple[int, int]]
 
 
@@ -60,7 +65,7 @@ def guard(order: Order) -> int:
             os.read(wake, 4096)
         if sys.stdin.fileno() in ready:
             owner_said = os.read(sys.stdin.fileno(), 1)
-    _stop(server)
+    _stop(server, RESTART_S if owner_said == RESTART else order["stop_s"])
     if owner_said == b"":
         shutil.rmtree(order["remove"], ignore_errors=True)
     return server.returncode
@@ -99,8 +104,8 @@ def _tie_to_parent() -> Callable[[], None] | None:
     return tie
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    for number, patience_s in ((signal.SIGINT, STOP_S), (signal.SIGQUIT, QUIT_S), (signal.SIGKILL, None)):
+def _stop(server: subprocess.Popen[bytes], stop_s: float) -> None:
+    for number, patience_s in ((signal.SIGINT, stop_s), (signal.SIGQUIT, QUIT_S), (signal.SIGKILL, None)):
         if server.poll() is not None:
             return
         server.send_signal(number)

@@ -33,6 +33,7 @@ from pgcachewatch_daemon.embedded.leftovers import children_of, running_server
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = guard_script.STOP_S + guard_script.QUIT_S + 3.0
+RESTART_TIMEOUT_S = guard_script.RESTART_S + guard_script.QUIT_S + 3.0
 READY_POLL_S = 0.005
 READY_LINE = 7  # of postmaster.pid, counted from 0
 PORT_ATTEMPTS = 5
@@ -151,7 +152,7 @@ class EmbeddedPostgres:
 
     def restart(self) -> None:
         """An orderly stop, if it runs, and a start with the same data, port and password."""
-        self._halt()
+        self._halt(guard_script.RESTART, RESTART_TIMEOUT_S)
         self.start()
 
     def kill(self) -> None:
@@ -218,7 +219,7 @@ class EmbeddedPostgres:
             )
         (cluster.data_directory / "postmaster.pid").unlink(missing_ok=True)
 
-    def _halt(self) -> None:
+    def _halt(self, word: bytes = guard_script.KEEP, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End the server and its guard, in order if they can be; the files stay."""
         guard, self._guard = self._guard, None
         if guard is None:
@@ -226,10 +227,10 @@ class EmbeddedPostgres:
         with guard:  # closes the pipes and reaps
             assert guard.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                guard.stdin.write(guard_script.KEEP)
+                guard.stdin.write(word)
                 guard.stdin.flush()
             try:
-                guard.wait(STOP_TIMEOUT_S)
+                guard.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 _kill_family(self._pid)
                 guard.kill()
@@ -241,6 +242,7 @@ def _start_guard(cluster: Cluster, command: list[str]) -> subprocess.Popen[bytes
         "environment": cluster.environment,
         "log": str(cluster.log_file),
         "remove": str(cluster.folder),
+        "stop_s": guard_script.STOP_S,
     }
     if cluster.account is not None:
         order["account"] = (cluster.account.uid, cluster.account.gid)

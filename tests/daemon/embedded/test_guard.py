@@ -12,19 +12,30 @@ from pathlib import Path
 import pytest
 
 from pgcachewatch_daemon.embedded import guard as guard_script
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 SAYS_READY_THEN_SLEEPS = "print('up', flush=True); import time; time.sleep(1000)"
+ENDS_WHEN_TOLD_TWICE = """
+import os, signal, sys
+def told(*_):
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    print("first", flush=True)
+signal.signal(signal.SIGINT, told)
+print(os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
 IGNORES_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
 IGNORES_QUITS = "import signal; signal.signal(signal.SIGQUIT, signal.SIG_IGN); "
 
 
-def started_guard(program: str, folder: Path) -> subprocess.Popen[bytes]:
+def started_guard(program: str, folder: Path, *, stop_s: float = LIMIT_S) -> subprocess.Popen[bytes]:
     order: guard_script.Order = {
         "command": [sys.executable, "-c", program],
         "environment": dict(os.environ),
         "log": str(folder / "log"),
         "remove": str(folder / "removed"),
+        "stop_s": stop_s,
     }
     (folder / "removed").mkdir()
     guard = subprocess.Popen(
@@ -66,13 +77,25 @@ def test_server_that_ends_by_itself_ends_the_guard_with_its_status(tmp_path: Pat
     [("", 2), (IGNORES_INTERRUPTS, signal.SIGQUIT), (IGNORES_INTERRUPTS + IGNORES_QUITS, signal.SIGKILL)],
 )
 def test_server_that_does_not_listen_is_ended_by_stronger_signals(tmp_path: Path, deafness: str, ended_by: int) -> None:
-    with started_guard(deafness + SAYS_READY_THEN_SLEEPS, tmp_path) as guard:
+    stop_s = 0.1 if deafness else LIMIT_S
+    with started_guard(deafness + SAYS_READY_THEN_SLEEPS, tmp_path, stop_s=stop_s) as guard:
         wait_until((tmp_path / "log").read_text)  # type: ignore[arg-type]  # text is true when there is some
         guard.stdin.write(guard_script.KEEP)  # type: ignore[union-attr]  # a pipe, by started_guard
         status = guard.wait()
 
     # An interrupted Python ends by the signal it was given, so all three are seen as minus the signal's number.
     assert status == -int(ended_by) & 0xFF
+
+
+def test_server_that_is_to_run_again_is_given_the_time_to_end_in_order(tmp_path: Path) -> None:
+    with started_guard(ENDS_WHEN_TOLD_TWICE, tmp_path, stop_s=0.0) as guard:
+        wait_until((tmp_path / "log").read_text)  # type: ignore[arg-type]  # text is true when there is some
+        guard.stdin.write(guard_script.RESTART)  # type: ignore[union-attr]  # a pipe, by started_guard
+        wait_until(lambda: "first" in (tmp_path / "log").read_text())
+        os.kill(int((tmp_path / "log").read_text().split()[0]), signal.SIGINT)
+        assert guard.wait() == 0
+
+    assert (tmp_path / "removed").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
