@@ -26,7 +26,7 @@ from tests.postgres import Database
 
 CHANNEL = "ch_rows"
 END = "end_of_test_statement"
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 Told = tuple[str, str, set[str] | None]
 

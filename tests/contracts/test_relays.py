@@ -24,7 +24,7 @@ from tests.postgres import Database
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 TABLES = ("users", "orders")
 
 

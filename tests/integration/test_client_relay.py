@@ -17,7 +17,7 @@ from tests.integration.users import Users
 from tests.postgres import Database
 from tests.waiting import eventually
 
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 
 def options(database: Database, *, port: int = 0) -> RelayOptions:
