@@ -3,12 +3,13 @@
 A session holds no socket and no hub. `receive` takes one frame and returns effects, in order; the shell carries them
 out. That keeps each rule of PROTOCOL.md testable without a network, and lets the simulation run this very code.
 
-Bounds: the subscriptions of a connection (W-LIMIT-3) and the frame (W-LIMIT-1). A violation closes the session: what
-else the client sent is not looked at, and nothing but its own connection is touched.
+Bounds: the subscriptions of a connection (W-LIMIT-3), its channels (W-LIMIT-8) and the frame (W-LIMIT-1). A violation
+closes the session: what else the client sent is not looked at, and nothing but its own connection is touched.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from pgcachewatch.errors import LimitExceeded, ProtocolError
@@ -134,14 +135,26 @@ class RelaySession:
     """
 
     # A relay has one for each of its clients.
-    __slots__ = ("_default_channel", "_last_sid", "_sids", "_subscriptions_limit", "state")
+    __slots__ = (
+        "_channels", "_channels_limit", "_default_channel", "_last_sid", "_refusals", "_sids", "_subscriptions_limit",
+        "state",
+    )  # fmt: skip
 
     def __init__(
-        self, *, default_channel: str, subscriptions_limit: int = messages.SUBSCRIPTIONS_PER_CONNECTION
+        self,
+        *,
+        default_channel: str,
+        subscriptions_limit: int = messages.SUBSCRIPTIONS_PER_CONNECTION,
+        channels_limit: int = messages.CHANNELS_PER_CONNECTION,
+        refusals: Counter[str] | None = None,
     ) -> None:
+        """`refusals` counts, by the limit's name, what this session and others refuse."""
         self.state = RelayState.AWAIT_HELLO
         self._default_channel = default_channel
         self._subscriptions_limit = subscriptions_limit
+        self._channels_limit = channels_limit
+        self._refusals = refusals
+        self._channels: dict[int, str] | None = None  # by the client's id, those beside the default
         self._sids: dict[int, int] = {}  # the client's id -> our sid
         self._last_sid = 0
 
@@ -171,6 +184,7 @@ class RelaySession:
     def refused(self, identity: int) -> None:
         """The shell answered the subscription with an error: its id is free again, its sid is not (W-SUB-2)."""
         self._sids.pop(identity, None)
+        self._forget_channel(identity)
 
     def close(self) -> None:
         """The connection is gone, or going: nothing more is read."""
@@ -233,10 +247,13 @@ class RelaySession:
         ids = [sub.id for sub in hello.subs]
         if len(set(ids)) != len(ids):
             raise ProtocolError("two subscriptions of the hello share an id", rule="W-SUB-1")
+        channels = {sub.channel for sub in hello.subs if sub.channel} - {self._default_channel}
+        if len(channels) > self._channels_limit:
+            raise self._too_many_channels(len(channels))
         return Opened(hello, tuple(self._grant(sub) for sub in hello.subs))
 
     def _sub(self, sub: messages.Sub) -> list[Effect]:
-        return self._problem(sub.id) or [Subscribed(self._grant(sub))]
+        return self._problem(sub.id) or self._channel_problem(sub) or [Subscribed(self._grant(sub))]
 
     def _consume(self, consume: messages.Consume) -> list[Effect]:
         problem = self._problem(consume.id)
@@ -253,13 +270,30 @@ class RelaySession:
             return [self._err(identity, "too_many_subscriptions", str(self._too_many(len(self._sids) + 1)))]
         return []
 
+    def _channel_problem(self, sub: messages.Sub) -> list[Effect]:
+        """Why there can not be one more channel; empty when there can."""
+        if self._channels is None or sub.channel in (None, self._default_channel):
+            return []
+        channels = {*self._channels.values(), sub.channel}
+        if len(channels) <= self._channels_limit:
+            return []
+        return [self._err(sub.id, "too_many_channels", str(self._too_many_channels(len(channels))))]
+
+    def _forget_channel(self, identity: int) -> None:
+        if self._channels is not None:
+            self._channels.pop(identity, None)
+
     def _unsub(self, unsub: messages.Unsub) -> list[Effect]:
         sid = self._sids.pop(unsub.id, None)
+        self._forget_channel(unsub.id)
         if sid is None:
             return [self._err(unsub.id, "unknown_id", f"there is no subscription with id {unsub.id}")]
         return [Unsubscribed(sid)]
 
     def _grant(self, sub: messages.Sub) -> Subscription:
+        if sub.channel and sub.channel != self._default_channel:
+            self._channels = self._channels or {}
+            self._channels[sub.id] = sub.channel
         return Subscription(
             sid=self._number(sub.id),
             id=sub.id,
@@ -280,6 +314,7 @@ class RelaySession:
         return self._last_sid
 
     def _too_many(self, count: int) -> LimitExceeded:
+        self._count("subscriptions")
         return LimitExceeded(
             f"{count} subscriptions on one connection, the limit is {self._subscriptions_limit}: "
             "subscribe to tables instead of keys, or open a second connection",
@@ -288,6 +323,21 @@ class RelaySession:
             allowed=self._subscriptions_limit,
             value=count,
         )
+
+    def _too_many_channels(self, count: int) -> LimitExceeded:
+        self._count("client_channels")
+        return LimitExceeded(
+            f"{count} channels on one connection, the limit is {self._channels_limit}: "
+            "use tables of one channel, open a second connection, or raise client_channels_limit",
+            rule="W-LIMIT-8",
+            limit="client_channels",
+            allowed=self._channels_limit,
+            value=count,
+        )
+
+    def _count(self, limit: str) -> None:
+        if self._refusals is not None:
+            self._refusals[limit] += 1
 
     def _err(self, identity: int | None, code: str, text: str) -> Send:
         return Send(codec.encode(messages.Err(id=identity, code=code, message=text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -147,6 +148,42 @@ def test_a_hello_may_carry_a_thousand_subscriptions(count: int, *, accepted: boo
     assert isinstance(effects[-1], Opened) is accepted
     if not accepted:
         assert closing(effects).code == 4308
+
+
+def on(identity: int, channel: str) -> str:
+    return json.dumps({"t": "sub", "id": identity, "channel": channel})
+
+
+@pytest.mark.rule("W-LIMIT-8")
+def test_channels_may_reach_the_limit_and_one_more_is_refused_until_one_is_left() -> None:
+    refusals: Counter[str] = Counter()
+    full = RelaySession(default_channel="default", channels_limit=2, refusals=refusals)
+    full.receive(HELLO, now_ms=0.0)
+    for identity, channel in enumerate(("default", "a", "a", "b", "default")):
+        assert isinstance(full.receive(on(identity, channel), now_ms=0.0)[0], Subscribed)
+    refused = error(full.receive(on(5, "c"), now_ms=0.0))
+    assert (refused["id"], refused["code"]) == (5, "too_many_channels")
+    assert "client_channels_limit" in str(refused["message"])
+    full.receive('{"t":"unsub","id":1}', now_ms=0.0)
+    assert error(full.receive(on(5, "c"), now_ms=0.0))["code"] == "too_many_channels", "one more is on that channel"
+    full.refused(2)
+    assert isinstance(full.receive(on(5, "c"), now_ms=0.0)[0], Subscribed)
+    assert refusals == {"client_channels": 2}
+
+
+@pytest.mark.rule("W-LIMIT-8")
+@pytest.mark.parametrize(("count", "accepted"), [(3, True), (4, False)])
+def test_a_hello_may_name_as_many_channels_beside_the_default(count: int, *, accepted: bool) -> None:
+    refusals: Counter[str] = Counter()
+    new = RelaySession(default_channel="default", channels_limit=3, refusals=refusals)
+    channels = ["default", *(f"c{number}" for number in range(count)), "c0"]
+    subs = ",".join(on(identity, channel) for identity, channel in enumerate(channels))
+    effects = new.receive(f'{{"t":"hello","v":1,"subs":[{subs}]}}', now_ms=0.0)
+    assert isinstance(effects[-1], Opened) is accepted
+    assert refusals["client_channels"] == (not accepted)
+    if not accepted:
+        assert closing(effects).code == 4308
+        assert "W-LIMIT-8" in closing(effects).reason
 
 
 @pytest.mark.rule("W-SUB-1")
