@@ -118,7 +118,11 @@ class Settings(BaseSettings):
         "The channel of subscriptions that name none; the one the triggers notify.",
     )
     channels_limit: Annotated[int, pydantic.Field(ge=1, le=100_000)] = option(
-        1_000, "PostgreSQL", "Different channels that clients can make the relay listen to.", is_reloadable=True
+        1_000,
+        "PostgreSQL",
+        "Different channels that the relay listens to, `channel` included. At the limit a new one takes the place of "
+        "the one that nobody has used for longest; it is refused when all are in use.",
+        is_reloadable=True,
     )
     connect_timeout_s: Seconds = option(
         10.0, "PostgreSQL", "Time for one attempt to connect to one host.", is_reloadable=True
@@ -300,6 +304,12 @@ class Settings(BaseSettings):
     )
     subscriptions_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
         1_000, "Serving", "Subscriptions of one client.", is_reloadable=True
+    )
+    client_channels_limit: Annotated[int, pydantic.Field(ge=1, le=1_000)] = option(
+        100,
+        "Serving",
+        "Different channels of one client, beside `channel`: no client can use up `channels_limit` alone.",
+        is_reloadable=True,
     )
     outbox_bytes: Annotated[int, pydantic.Field(ge=4_096, le=1_073_741_824)] = option(
         262_144,

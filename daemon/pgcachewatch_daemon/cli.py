@@ -115,6 +115,7 @@ def relay_options(settings: Settings) -> RelayOptions:
         node=settings.node,
         hello_timeout_s=settings.hello_timeout_s,
         subscriptions_limit=settings.subscriptions_limit,
+        client_channels_limit=settings.client_channels_limit,
         compression=settings.compression,
         drain_grace_s=settings.drain_grace_s,
         drain_jitter_s=settings.drain_jitter_s,

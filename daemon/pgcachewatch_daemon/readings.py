@@ -21,9 +21,10 @@ from pgcachewatch_daemon.inspection import Inspection
 from pgcachewatch_daemon.io.catalogue import CatalogueStats
 from pgcachewatch_daemon.io.http import Check
 from pgcachewatch_daemon.io.metrics import Histogram, Reading
-from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, LossReason, SourceStats
+from pgcachewatch_daemon.io.postgres import JOURNAL_STATES, GiveUpReason, LossReason, SourceStats
 from pgcachewatch_daemon.io.websocket import SocketStats
 
+SUBSCRIPTION_LIMITS = ("subscriptions", "client_channels", "channels")
 RELOADS = ("applied", "refused")
 
 
@@ -79,6 +80,8 @@ def source_readings(
         "source_connect_failures": source.connect_failures,
         "source_losses": _labelled(source.losses, get_args(LossReason)),
         "source_channels": source.channels,
+        "source_channels_unused": source.channels_unused,
+        "source_channels_given_up": _labelled(source.channels_given_up, get_args(GiveUpReason)),
         "notify_queue_usage_ratio": source.queue_usage,
         "loopback_age_seconds": by_name["loopback"].since_s,
         "loopback_seconds": loopback_seconds,
@@ -136,6 +139,7 @@ def client_readings(
     tokens: TokenStats,
     durations: Durations,
     *,
+    limit_refusals: Mapping[str, int],
     clients_limit: int,
 ) -> dict[str, Reading]:
     """What is counted in each process that serves clients."""
@@ -158,6 +162,7 @@ def client_readings(
         "write_stalls": sockets.write_stalls,
         "disconnects": _labelled(sockets.disconnects),
         "refusals": _labelled(sockets.refusals),
+        "limit_refusals": _labelled(limit_refusals, SUBSCRIPTION_LIMITS),
         "evicted_handshakes": sockets.evicted_handshakes,
         "tls_failures": sockets.tls_failures,
         "tls_certificate_not_after_seconds": sockets.tls_not_after_s,

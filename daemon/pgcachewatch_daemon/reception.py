@@ -11,6 +11,7 @@ a client asked for is taken back when it is gone.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.granted import Answer as Reply
 from pgcachewatch_daemon.core.granted import Granted
 from pgcachewatch_daemon.core.hub import Hub
+from pgcachewatch_daemon.core.reach import Reach
 from pgcachewatch_daemon.departures import DEFLATED, Departures
 from pgcachewatch_daemon.farewells import DRAINED, Farewells
 from pgcachewatch_daemon.feeds import Channels
@@ -68,6 +70,7 @@ class ReceptionOptions:
     channel: str
     hello_timeout_s: float
     subscriptions_limit: int
+    client_channels_limit: int
     is_compressing: bool = False
 
 
@@ -106,7 +109,9 @@ class Reception:
         self._now_s = now_s
         self._is_draining = False
         self.visitors: set[Visitor] = set()
-        self._waits = Waits(source, head=lambda: hub.position.seq, has_looked=inspection.has_looked)
+        self.limit_refusals: Counter[str] = Counter()  # by the limit's name: "channels" and those of sessions
+        self._reach = Reach()
+        self._waits = Waits(source, hub.uses, has_looked=inspection.has_looked)
 
     # --- what the relay calls
 
@@ -114,17 +119,17 @@ class Reception:
         """Go on with these for clients that come from now on."""
         self._options = options
 
-    def live_channels(self) -> set[str]:
-        """Channels that somebody who is connected needs."""
-        return {channel for visitor in self.visitors for channel in visitor.channels}
-
     def listened(self, channel: str, since: int) -> None:
-        """Another process made the relay listen to it: the log has its events from this position on."""
-        self._waits.listened(channel, since)
+        """LISTEN on it is proven: the log has its events from this position on."""
+        self._reach.listened(channel, since=since)
+
+    def given_up(self, channel: str) -> None:
+        """It is not listened to any more."""
+        self._reach.given_up(channel)
 
     def source_lost(self) -> None:
         """Whoever still waits for LISTEN is sent away; who joined hears of it from the hub."""
-        self._waits.source_lost()
+        self._reach.forget_all()
         for visitor in tuple(self.visitors):
             if visitor.subscriber is None and (visitor.session is None or visitor.is_joining):
                 self._farewells.turn_away(visitor, self._unavailable(), SOURCE_DOWN, "PostgreSQL was lost; try again")
@@ -227,7 +232,10 @@ class Reception:
         if not connection.check_upgrade(messages.SUBPROTOCOL, windows=windows):
             return
         session = RelaySession(
-            default_channel=self._options.channel, subscriptions_limit=self._options.subscriptions_limit
+            default_channel=self._options.channel,
+            subscriptions_limit=self._options.subscriptions_limit,
+            channels_limit=self._options.client_channels_limit,
+            refusals=self.limit_refusals,
         )
         # Without one, the hello has to say who it is.
         identity = request if self._gate.has_credential(request) else None
@@ -295,6 +303,7 @@ class Reception:
 
     def _listen_refused(self, visitor: Visitor, waiting: Waiting, error: PGCacheWatchError) -> None:
         is_full = isinstance(error, LimitExceeded)
+        self.limit_refusals["channels"] += is_full
         if visitor.session is None:
             status = 503 if is_full else 400
             self._answer(visitor.connection, http.refuse(status, str(error), RETRY_AFTER_S if is_full else 0.0))
@@ -405,15 +414,15 @@ class Reception:
             return
         grant = visitor.known_grant  # what it does not allow makes the relay listen to nothing
         channels = dict.fromkeys(each.channel for each in opened.subscriptions if grant.judge(each) == ALLOWED)
-        missing = [channel for channel in channels if not self._source.is_listening(channel)]
+        is_missing = any(not self._source.is_listening(channel) for channel in channels)
         # Which tables are journalled decides what such a client has missed; a relay that has just started looks first.
         needs_look = bool(opened.hello.resume and opened.hello.resume.j) and not self._inspection.has_looked.is_set()
-        if not missing and not needs_look:
+        if not is_missing and not needs_look:
             self._join(visitor, opened)
             return
         visitor.is_joining = True
         connection.pause_reading()
-        self._wait(visitor, HELLO, missing, partial(self._join, visitor, opened), needs_look=needs_look)
+        self._wait(visitor, HELLO, tuple(channels), partial(self._join, visitor, opened), needs_look=needs_look)
 
     def _join(self, visitor: Visitor, opened: Opened) -> None:
         if not visitor.connection.is_live:
@@ -421,11 +430,8 @@ class Reception:
         hello = opened.hello
         answers = [self._judged(visitor, each) for each in opened.subscriptions]
         # Where it is not, the log lacks what a channel said after the client's position.
-        is_log_whole = hello.resume is None or not any(
-            self._waits.since(each.subscription.channel) > hello.resume.s
-            for each in answers
-            if isinstance(each, Granted) and not each.subscription.is_journalled
-        )
+        wished = (each.subscription for each in answers if isinstance(each, Granted))
+        is_log_whole = hello.resume is None or self._reach.is_whole(wished, after=hello.resume.s)
         framing = DEFLATED if visitor.connection.is_deflated else None
         now_ms = self._now_s() * 1_000
         subscriber = self._hub.join(hello, answers, now_ms=now_ms, framing=framing, is_log_whole=is_log_whole)

@@ -37,6 +37,7 @@ from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits, LoopbackResult
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.tokens import Tokens
+from pgcachewatch_daemon.core.uses import Uses
 from pgcachewatch_daemon.departures import PLAIN, Departures
 from pgcachewatch_daemon.farewells import DRAINED
 from pgcachewatch_daemon.feeds import Source, Watcher
@@ -85,6 +86,7 @@ class RelayOptions:
     node: str = ""
     hello_timeout_s: float = 10.0
     subscriptions_limit: int = 1_000
+    client_channels_limit: int = 100
     compression: Literal["off", "shared"] = "off"
     drain_grace_s: float = 5.0
     drain_jitter_s: float = 1.0
@@ -120,11 +122,16 @@ class Relay(Life):
         )
         self._tokens = Tokens(options.barriers)
         self._admission = Admission(options.admission)
+        self._uses = Uses(
+            began=lambda channel: self._source.use(channel),
+            ended=lambda channel: self._source.leave(channel, seq=self._hub.position.seq),
+        )
         self._hub = Hub(
             self._make_backplane(),
             History(options.history),
             HubSettings(options.node or socket.gethostname(), options.source.heartbeat_s * 1_000, options.outbox),
             framing=PLAIN,
+            uses=self._uses,
             on_dirty=lambda: self._departures.schedule(),
         )
         self._socket_stats = SocketStats()
@@ -132,6 +139,7 @@ class Relay(Life):
         self._traces = open_traces(options.is_tracing, node=node, version=package_version())
         self._departures = Departures(self._hub, self._socket_stats, self._traces)
         self._source = self._make_source()
+        self._uses.begin(options.channel)  # for good: what a client of it resumes from is whole
         self._barriers = Barriers(
             self._hub,
             self._loopback,
@@ -244,7 +252,6 @@ class Relay(Life):
         await self._server.start(self.options.host, self.options.port)
         self._lag.start()
         self._gate.start()
-        # Listened to from the first connection on: what a client of the default channel resumes from is whole.
         wanted = self._source.ensure_channel(self.options.channel)
         wanted.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._source.start()
@@ -341,6 +348,7 @@ class Relay(Life):
             return
         self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
         self._prove(result, position)
+        self._source.give_up_before(self._hub.history.floor)
         if self._loopback.has_waiting:
             self._source.hasten()
 
@@ -388,7 +396,12 @@ class Relay(Life):
         self._barriers.source_lost()
         self._watcher.source_lost()
         self._reception.source_lost()
-        self._source.retain({self.options.channel, *self._reception.live_channels()})
+
+    def channel_listened(self, channel: str) -> None:
+        self._reception.listened(channel, self._hub.position.seq)
+
+    def channel_given_up(self, channel: str) -> None:
+        self._reception.given_up(channel)
 
     # --- what others may see
 
@@ -428,6 +441,7 @@ class Relay(Life):
             self._server.stats,
             self._tokens.stats,
             Durations(self._barrier_seconds, self._departures.seconds, self._lag.seconds),
+            limit_refusals=self._reception.limit_refusals,
             clients_limit=self.options.admission.connections,
         )
 
@@ -475,5 +489,6 @@ def _reception_options(options: RelayOptions) -> ReceptionOptions:
         options.channel,
         options.hello_timeout_s,
         options.subscriptions_limit,
+        options.client_channels_limit,
         is_compressing=options.compression == "shared",
     )

@@ -58,12 +58,6 @@ class Visitor:
         group = self.subscriber.group if self.subscriber is not None else None
         return group.subscriptions if group is not None else ()
 
-    @property
-    def channels(self) -> set[str]:
-        """Those it needs to be listened to."""
-        plain = self.subscriber.plain_channel if self.subscriber is not None else None
-        return {plain} if plain is not None else {each.channel for each in self.subscriptions}
-
     def exceeds(self, grant: Grant, consumes: Iterable[messages.Consume]) -> bool:
         """True when it is told something that this grant does not allow. What still waits is judged behind that."""
         plain = self.subscriber.plain_channel if self.subscriber is not None else None

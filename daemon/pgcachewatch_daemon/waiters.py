@@ -36,6 +36,11 @@ class Waiters:
         for channel in self._waiting.keys() & set(channels):
             self.answer(channel)
 
+    def cancel(self, channel: str) -> None:
+        """Nobody wants this one any more."""
+        for waiter in self._waiting.pop(channel, ()):
+            waiter.cancel()
+
     def close(self) -> None:
         """Whoever still waits is cancelled."""
         for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:

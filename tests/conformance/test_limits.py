@@ -258,6 +258,25 @@ async def test_a_client_whose_barriers_come_too_fast_waits_and_has_each_of_them(
             await raw.until("pong", id=1)
 
 
+# --- W-LIMIT-8: channels of a client
+
+
+@pytest.mark.rule("W-LIMIT-8")
+async def test_one_channel_more_than_a_client_may_have_is_refused_and_others_go_on(watched: Database) -> None:
+    with RelayProcess(watched.dsn, client_channels_limit="2", heartbeat_s="0.05") as relay:
+        async with Neighbour(relay, watched) as neighbour, Client(relay) as client, Client(relay) as late:
+            await neighbour.settle()
+            await client.hello({"t": "sub", "id": 1}, *({"t": "sub", "id": n, "channel": f"c{n}"} for n in (2, 3)))
+            await client.say(t="sub", id=4, channel="one_more")
+            assert (await client.until("err", id=4))["code"] == "too_many_channels"
+            await client.say(t="unsub", id=2)
+            await client.say(t="sub", id=4, channel="one_more")
+            await client.until("subok", id=4)
+            await late.say(t="hello", v=1, subs=[{"t": "sub", "id": n, "channel": f"c{n}"} for n in range(3)])
+            assert await late.close_code() == 4308
+            await neighbour.still_hears()
+
+
 # --- limits of the relay alone
 
 

@@ -16,7 +16,7 @@ def methods(protocol: type) -> set[str]:
 
 @pytest.mark.parametrize("feed", [PostgresSource, Upstream])
 def test_a_source_can_be_listened_to_reloaded_and_closed(feed: type) -> None:
-    assert methods(Channels) | {"start", "close", "retain", "reload", "proof_limit_s"} <= {
+    assert methods(Channels) | {"start", "close", "use", "leave", "give_up_before", "reload", "proof_limit_s"} <= {
         *methods(Source), "proof_limit_s",
     }  # fmt: skip
     assert [name for name in methods(Source) if not name.startswith("_") and not hasattr(feed, name)] == []

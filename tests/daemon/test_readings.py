@@ -17,7 +17,9 @@ def of_clients() -> dict[str, object]:
     sockets.disconnects[4103] += 2
     hub = HubStats(clients=3, plain_clients=1, resumed=5)
     durations = Durations(Histogram(), Histogram(), Histogram())
-    return dict(client_readings(hub, sockets, TokenStats(lost=4), durations, clients_limit=10))
+    return dict(
+        client_readings(hub, sockets, TokenStats(lost=4), durations, limit_refusals={"channels": 6}, clients_limit=10)
+    )
 
 
 async def test_a_relay_reads_each_row_of_the_table_and_no_other() -> None:
@@ -51,4 +53,5 @@ def test_counts_are_read_as_they_are() -> None:
     assert readings["clients"] == {("v1",): 3, ("plain",): 1}
     assert readings["disconnects"] == {("4103",): 2.0}
     assert readings["resumes"] == {("resumed",): 5, ("epoch",): 0, ("history",): 0}
+    assert readings["limit_refusals"] == {("channels",): 6.0, ("client_channels",): 0.0, ("subscriptions",): 0.0}
     assert readings["token_barriers"] == {("passed",): 0, ("lost",): 4, ("refused",): 0}

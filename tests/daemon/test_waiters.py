@@ -31,6 +31,14 @@ async def test_of_many_channels_those_are_answered_that_somebody_waits_for() -> 
     assert [each.done() for each in waiting] == [True, False, True]
 
 
+async def test_whoever_waits_for_what_nobody_wants_any_more_is_cancelled() -> None:
+    waiters = Waiters()
+    waiting, other = waiters.add("a"), waiters.add("b")
+    waiters.cancel("a")
+    waiters.cancel("never there")
+    assert (waiting.cancelled(), other.done()) == (True, False)
+
+
 async def test_at_the_end_whoever_waits_is_cancelled() -> None:
     waiters = Waiters()
     waiting = waiters.add("a")

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from pgcachewatch.errors import ConfigurationError, PGCacheWatchError
+from pgcachewatch_daemon.core.uses import Uses
 from pgcachewatch_daemon.feeds import Channels
 from pgcachewatch_daemon.io.websocket import Connection
 from pgcachewatch_daemon.visitor import HELLO, Visitor, Waiting
@@ -22,14 +23,19 @@ class Listener:
 
     def __init__(self) -> None:
         self.asked: dict[str, asyncio.Future[None]] = {}
-        self.head = 10
+        self.uses: list[str] = []
+        counted = Uses(began=lambda name: self.uses.append(f"+{name}"), ended=lambda name: self.uses.append(f"-{name}"))
         self.has_looked = asyncio.Event()
         self.answers: list[str] = []
-        self.waits = Waits(cast(Channels, self), head=lambda: self.head, has_looked=self.has_looked)
+        self.waits = Waits(cast(Channels, self), counted, has_looked=self.has_looked)
         self.visitor = Visitor(cast(Connection, object()), None)
 
     def ensure_channel(self, channel: str) -> asyncio.Future[None]:
         return self.asked.setdefault(channel, asyncio.get_running_loop().create_future())
+
+    def then(self) -> None:
+        self.answers.append("then")
+        self.uses.append("then")
 
     def refused(self, error: PGCacheWatchError) -> None:
         self.answers.append(str(error))
@@ -39,7 +45,7 @@ class Listener:
             self.visitor,
             waiting,
             channels,
-            then=lambda: self.answers.append("then"),
+            then=self.then,
             refused=self.refused,
             needs_look=needs_look,
         )
@@ -49,18 +55,15 @@ class Listener:
         self.asked[channel].set_result(None)
 
 
-async def test_the_answer_comes_behind_the_last_channel_and_its_place_in_the_log_is_kept() -> None:
+async def test_the_answer_comes_behind_the_last_channel_and_each_is_used_until_then() -> None:
     listener = Listener()
     listener.begin(HELLO, "a", "b")
     await listener.listen("a")
     await eventually(lambda: "b" in listener.asked)
-    assert (listener.answers, listener.waits.since("a"), listener.waits.since("b")) == ([], 10, 0)
-    listener.head = 12
+    assert (listener.answers, listener.uses) == ([], ["+a", "+b"])
     await listener.listen("b")
     await eventually(lambda: listener.answers == ["then"])
-    assert listener.waits.since("b") == 12
-    listener.waits.source_lost()
-    assert listener.waits.since("b") == 0
+    assert listener.uses == ["+a", "+b", "then", "-a", "-b"], "whoever waited uses them before the wait ends"
 
 
 async def test_a_channel_that_can_not_be_listened_to_is_refused() -> None:
@@ -69,6 +72,7 @@ async def test_a_channel_that_can_not_be_listened_to_is_refused() -> None:
     await eventually(lambda: "a" in listener.asked)
     listener.asked["a"].set_exception(ConfigurationError("no such name"))
     await eventually(lambda: listener.answers == ["no such name"])
+    assert listener.uses == ["+a", "-a"]
 
 
 async def test_a_look_that_is_needed_is_waited_for() -> None:
@@ -97,11 +101,12 @@ async def test_whoever_does_not_wait_any_more_hears_nothing_even_in_the_moment_o
         listener.visitor.waited_for(WISH.sid)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert listener.answers == []
+    assert (listener.answers, listener.uses) == ([], ["+a", "-a"])
 
 
 async def test_closing_leaves_no_task() -> None:
     listener = Listener()
     listener.begin(HELLO, "a")
     await listener.waits.close()
-    assert listener.answers == []
+    await asyncio.sleep(0)
+    assert (listener.answers, listener.uses) == ([], ["+a", "-a"])

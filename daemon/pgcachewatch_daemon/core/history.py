@@ -75,7 +75,7 @@ class History:
         self.limits = limits  # replaced while running; the next event trims
         self._entries: deque[Entry] = deque()
         self._size_bytes = 0
-        self._floor = 0  # everything after this sequence is here
+        self._floor = 0
         self._journal_floor: JournalFloor | None = None
 
     @property
@@ -85,6 +85,11 @@ class History:
     @property
     def size_bytes(self) -> int:
         return self._size_bytes
+
+    @property
+    def floor(self) -> int:
+        """Each change after this sequence is here."""
+        return self._floor
 
     def oldest_age_s(self, now_s: float) -> float:
         """Age of the oldest entry; 0 when there is none."""

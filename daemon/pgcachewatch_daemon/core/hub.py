@@ -24,12 +24,13 @@ from pgcachewatch.protocol import codec, messages
 from pgcachewatch.protocol.relay_session import CloseWith, Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing, Share, Subscriber, event_packet, mark_packet
 from pgcachewatch_daemon.core.granted import Answer, Granted
-from pgcachewatch_daemon.core.history import Entry, History, JournalFloor, TooOld
+from pgcachewatch_daemon.core.history import Entry, History, JournalFloor, Replay, TooOld
 from pgcachewatch_daemon.core.outbox import Outbox, OutboxLimits, Packet
 from pgcachewatch_daemon.core.replay import TooMuch, replay
 from pgcachewatch_daemon.core.snapshot import Snapshot
 from pgcachewatch_daemon.core.stats import HubStats
 from pgcachewatch_daemon.core.subscriptions import Directory, Group
+from pgcachewatch_daemon.core.uses import Uses
 
 PLAIN_GAP = 1012  # "service restart": the one close code a published client takes as a loss (W-PLAIN-3)
 
@@ -66,15 +67,17 @@ class Hub:
         settings: HubSettings,
         *,
         framing: Framing,
+        uses: Uses | None = None,
         on_dirty: Callable[[], None] = lambda: None,
     ) -> None:
         self.stats = HubStats()
+        self.uses = uses or Uses()
         self.history = history
         self._backplane = backplane
         self._settings = settings
         self._framing = framing
         self._on_dirty = on_dirty
-        self._directory = Directory()
+        self._directory = Directory(self.uses)
         self._plain: dict[str, Audience] = {}
         self._dirty: deque[Audience] = deque()  # with something for those in step
         self._dirty_apart: dict[Subscriber, None] = {}
@@ -143,6 +146,7 @@ class Hub:
         audience = self._plain.get(channel)
         if audience is None:
             audience = self._plain[channel] = self._audience(framing, is_stream=True)
+            self.uses.begin(channel)
         audience.enter(subscriber)
         self.stats.plain_clients += 1
         return subscriber
@@ -172,6 +176,7 @@ class Hub:
             self.stats.plain_clients -= 1
             if not len(audience):
                 del self._plain[subscriber.plain_channel]
+                self.uses.end(subscriber.plain_channel)
         else:
             self._exit(subscriber)
             self.stats.clients -= 1
@@ -368,13 +373,16 @@ class Hub:
             self.stats.not_resumed_epoch += 1
             return None
         answer = self.history.since(resume.s) if is_log_whole else TooOld(resume.s)
+        if isinstance(answer, Replay):
+            return answer.entries
         snapshot = Snapshot.parse(resume.j) if resume.j is not None else None
-        if isinstance(answer, TooOld) and snapshot is not None:
-            answer = self.history.since_snapshot(snapshot)
-        if isinstance(answer, TooOld):
-            self.stats.not_resumed_history += 1
-            return None
-        return answer.entries
+        if snapshot is not None and isinstance(answer := self.history.since_snapshot(snapshot), Replay):
+            # Of what is not journalled nothing is known but that it may have changed (W-JOURNAL-2).
+            gap = Gap(EVERYTHING, "source_lost", "what was notified meanwhile is not known")
+            told = (entry for entry in answer.entries if entry.seq > resume.s)
+            return (Entry(resume.s, gap, size_bytes=0, at_s=0.0), *told)
+        self.stats.not_resumed_history += 1
+        return None
 
     def _replay(
         self,

@@ -20,6 +20,7 @@ from pgcachewatch.protocol.codec import Item
 from pgcachewatch.protocol.messages import OP_CODES
 from pgcachewatch.protocol.relay_session import Subscription
 from pgcachewatch_daemon.core.audience import Audience, Framing
+from pgcachewatch_daemon.core.uses import Uses
 
 ITEMS_PER_EVENT = 2_000  # more keys than this make the item of an event one with key null
 # So many keys of one event are held against the subscriptions of one client, all together; above, none is told apart.
@@ -189,9 +190,10 @@ Index = dict[Hashable, dict[Group, None]]
 
 
 class Directory:
-    """All groups, and the indexes that find those a change may concern."""
+    """All groups, and the indexes that find those a change may concern. Each group uses its channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, uses: Uses) -> None:
+        self._uses = uses
         self._groups: dict[tuple[tuple[Subscription, ...], Framing], Group] = {}
         self._by_table: Index = {}  # by (channel, table)
         self._by_channel: Index = {}  # by channel: groups that want the whole of it
@@ -207,6 +209,8 @@ class Directory:
         self._groups[group.subscriptions, group.audience.framing] = group
         for index, key in self._places(group):
             index.setdefault(key, {})[group] = None
+        for channel in _channels(group):
+            self._uses.begin(channel)
 
     def remove(self, group: Group) -> None:
         """Forget a group without members."""
@@ -216,6 +220,8 @@ class Directory:
             there.pop(group, None)
             if not there:
                 del index[key]
+        for channel in _channels(group):
+            self._uses.end(channel)
 
     def concerned(self, change: Event | Gap) -> Iterable[Group]:  # hot path
         """The groups that `change` may concern."""
@@ -237,10 +243,14 @@ class Directory:
         return found
 
     def _places(self, group: Group) -> Iterator[tuple[Index, Hashable]]:
-        for channel in {subscription.channel: None for subscription in group.subscriptions}:
+        for channel in _channels(group):
             yield self._in_channel, channel
         for channel, table in {(one.channel, one.table): None for one in group.subscriptions}:
             if table is None:
                 yield self._by_channel, channel
             else:
                 yield self._by_table, (channel, table)
+
+
+def _channels(group: Group) -> Iterable[str]:
+    return dict.fromkeys(subscription.channel for subscription in group.subscriptions)

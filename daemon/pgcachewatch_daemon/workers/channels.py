@@ -1,8 +1,9 @@
-"""The channels that the workers' clients need, all together, as the one LISTEN connection sees them.
+"""The channels that the workers' clients use, all together, as the one LISTEN connection sees them.
 
-Every worker is told of each channel that is listened to, with the position from which on its events are in the log: a
-client may resume at a worker that never asked for its channel. When the source is lost, each worker is asked what its
-clients still need, and what nobody names is forgotten, provided that all have answered before the source is back.
+A worker asks before its clients use a channel, also when others use it already, and says when they use it no more. So
+the primary knows at each moment who uses what, and a channel that nobody uses can be given up without a question: a
+worker that wants it again asks again, and is told from which position on its events are in the log. Answers bear the
+number of the question, so that one which crossed a release is known for what it is.
 
 Bound: `channels_limit` of the source.
 """
@@ -10,12 +11,14 @@ Bound: `channels_limit` of the source.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from pgcachewatch.errors import LimitExceeded
 from pgcachewatch_daemon.workers.messages import Listening, ListenRefused
+
+Answer: TypeAlias = Callable[[Listening | ListenRefused], None]
 
 
 class Listener(Protocol):
@@ -23,76 +26,69 @@ class Listener(Protocol):
 
     def is_listening(self, channel: str) -> bool: ...
     def ensure_channel(self, channel: str) -> asyncio.Future[None]: ...
-    def retain(self, channels: Iterable[str]) -> None: ...
+    def use(self, channel: str) -> None: ...
+    def leave(self, channel: str, *, seq: int) -> None: ...
 
 
 class SharedChannels:
-    """`default` is always needed; `head` is the position now; `tell` says something to all workers."""
+    """`head` is the position now."""
 
-    def __init__(
-        self, source: Listener, *, default: str, head: Callable[[], int], tell: Callable[[Listening], None]
-    ) -> None:
+    def __init__(self, source: Listener, *, head: Callable[[], int]) -> None:
         self.listened: dict[str, int] = {}  # those of now, and the position their events begin at
         self._source = source
-        self._default = default
         self._head = head
-        self._tell = tell
-        self._wanted: set[str] = set()
-        self._pending: dict[asyncio.Future[None], str] = {}
-        self._round = 0
-        self._missing: set[Hashable] = set()
-        self._needed: set[str] = set()
+        self._holders: dict[str, dict[Hashable, int]] = {}  # by channel and worker: the last question's number
 
-    def ensure(self, channel: str, answer: Callable[[Listening | ListenRefused], None]) -> None:
-        """Listen to it. All workers are told once it is so; `answer` tells who asked when they were told before."""
+    def ensure(self, worker: Hashable, channel: str, *, number: int, answer: Answer) -> None:
+        """Listen to it until this worker releases it."""
+        holders = self._holders.setdefault(channel, {})
+        if not holders:
+            self._source.use(channel)
+        holders[worker] = number
         if channel in self.listened:
-            answer(Listening(channel, self.listened[channel]))
+            answer(Listening(channel, self.listened[channel], number))
             return
-        self._wanted.add(channel)
         future = self._source.ensure_channel(channel)
-        self._pending[future] = channel
-        future.add_done_callback(partial(self._ensured, answer))
+        future.add_done_callback(partial(self._ensured, worker, channel, number, answer))
 
-    def _ensured(self, answer: Callable[[Listening | ListenRefused], None], future: asyncio.Future[None]) -> None:
-        channel = self._pending.pop(future)
-        if future.cancelled():
-            return
+    def _ensured(
+        self, worker: Hashable, channel: str, number: int, answer: Answer, future: asyncio.Future[None]
+    ) -> None:
+        if future.cancelled() or self._holders.get(channel, {}).get(worker) != number:
+            return  # it was released meanwhile, and perhaps asked for again
         error = future.exception()
         if error is not None:
-            self._wanted.discard(channel)
-            answer(ListenRefused(channel, str(error), error.allowed if isinstance(error, LimitExceeded) else 0))
-        elif channel not in self.listened and self._source.is_listening(channel):
+            self.release(worker, channel)
+            limit = error.allowed if isinstance(error, LimitExceeded) else 0
+            answer(ListenRefused(channel, str(error), limit, number))
+        elif self._source.is_listening(channel):
             # Events before this moment may be missing, and those behind it are not: the head is what can be promised.
-            self.listened[channel] = self._head()
-            self._tell(Listening(channel, self.listened[channel]))
+            answer(Listening(channel, self.listened.setdefault(channel, self._head()), number))
 
-    def came_up(self) -> tuple[str, ...]:
-        """A new epoch begins; these are listened to from its start."""
-        self.listened = {channel: 0 for channel in sorted(self._wanted) if self._source.is_listening(channel)}
-        self._wanted = {*self.listened, *self._pending.values()}
-        return tuple(self.listened)
-
-    def lost(self, workers: Collection[Hashable]) -> int:
-        """The source is lost, and these are asked what they need; returns the number of the round."""
-        self.listened.clear()
-        self._round += 1
-        self._missing, self._needed = set(workers), {self._default}
-        self._retain_if_complete()
-        return self._round
-
-    def needed(self, worker: Hashable, number: int, channels: Iterable[str]) -> None:
-        """A worker's answer to a round."""
-        if number == self._round and worker in self._missing:
-            self._needed.update(channels)
-            self._missing.discard(worker)
-            self._retain_if_complete()
+    def release(self, worker: Hashable, channel: str) -> None:
+        """This worker's clients do not use it."""
+        holders = self._holders.get(channel, {})
+        if holders.pop(worker, None) is not None and not holders:
+            del self._holders[channel]
+            self._source.leave(channel, seq=self._head())
 
     def gone(self, worker: Hashable) -> None:
         """It has no clients any more."""
-        if worker in self._missing:
-            self._missing.discard(worker)
-            self._retain_if_complete()
+        for channel in [channel for channel, holders in self._holders.items() if worker in holders]:
+            self.release(worker, channel)
 
-    def _retain_if_complete(self) -> None:
-        if not self._missing:
-            self._source.retain(self._needed)
+    # --- what the source tells
+
+    def channel_listened(self, channel: str) -> None:
+        self.listened[channel] = self._head()
+
+    def channel_given_up(self, channel: str) -> None:
+        self.listened.pop(channel, None)
+
+    def came_up(self) -> tuple[str, ...]:
+        """These are listened to since before the source came up: what they said from now on is whole."""
+        self.listened = {channel: 0 for channel in sorted(self._holders) if self._source.is_listening(channel)}
+        return tuple(self.listened)
+
+    def lost(self) -> None:
+        self.listened.clear()

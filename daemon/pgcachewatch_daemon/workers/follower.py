@@ -64,7 +64,12 @@ class FollowerRelay(Relay):
         self._say = say
         self._sockets = sockets
         self._followed = FollowedBackplane()
-        self._upstream = Upstream(say, has_stamps=lambda: self._hub.has_stamps)
+        self._upstream = Upstream(
+            say,
+            default=options.channel,
+            has_stamps=lambda: self._hub.has_stamps,
+            given_up=lambda channel: self.channel_given_up(channel),
+        )
         self._upstream_watcher = UpstreamWatcher(say)
         self._catalogue: Catalogue | None = None
         self._metrics = {each: Awaited(partial(say, AskMetrics(each))) for each in (False, True)}  # True: OpenMetrics
@@ -170,8 +175,8 @@ class FollowerRelay(Relay):
                 self._loopback.reset()
                 self.source_lost(reason)
             case Listening(channel, seq):
-                self._reception.listened(channel, seq)
-                self._upstream.listening(channel)
+                if self._upstream.listening(message):
+                    self._reception.listened(channel, seq)
             case ListenRefused():
                 self._upstream.refused(message)
             case other:

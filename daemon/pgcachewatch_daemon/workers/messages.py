@@ -67,8 +67,8 @@ class Begin:
 class Here:
     """Everything but changes as it is now, behind the replay. A worker may let clients in.
 
-    `channels` are those listened to, each with the position from which on its events are in the log. `as_of_ms` is the
-    last loopback's. `catalogue` is pickled, empty when there was no look yet.
+    `channels` are those that a worker need not ask for, each with the position from which on its events are in the log.
+    `as_of_ms` is the last loopback's. `catalogue` is pickled, empty when there was no look yet.
     """
 
     is_up: bool
@@ -119,19 +119,17 @@ class SourceUp:
 
 @dataclass(frozen=True, slots=True)
 class SourceLost:
-    """`round` numbers the losses: the answer, Needed, names it."""
-
     reason: LossReason
     since_s: float
-    round: int
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """LISTEN on it is proven; its events are in the log from `seq` on."""
+    """The answer to the Ensure of this number: LISTEN is proven, its events are in the log from `seq` on."""
 
     channel: str
     seq: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +139,7 @@ class ListenRefused:
     channel: str
     text: str
     limit: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +212,17 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Ensure:
-    """Listen to this channel; the answer is Listening or ListenRefused."""
+    """Listen to this channel until Release; the answer is Listening or ListenRefused, with the number."""
 
     channel: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
-    """The channels its clients need, told when the source was lost."""
+class Release:
+    """None of its clients uses this channel any more. Before one does again, it asks."""
 
-    round: int
-    channels: tuple[str, ...]
+    channel: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +287,6 @@ FromPrimary: TypeAlias = (
     | Drain
 )
 FromWorker: TypeAlias = (
-    Hello | Serving | Ensure | Needed | Hasten | HastenLook | State | AskMetrics | AskStatus | Counted
+    Hello | Serving | Ensure | Release | Hasten | HastenLook | State | AskMetrics | AskStatus | Counted
 )
 Message: TypeAlias = FromPrimary | FromWorker

@@ -70,7 +70,7 @@ from pgcachewatch_daemon.workers.messages import (
     ListenRefused,
     LoopedBack,
     Message,
-    Needed,
+    Release,
     Reload,
     Serving,
     SourceLost,
@@ -111,9 +111,7 @@ class PrimaryRelay(Life):
         self._handover = Handover(options.history)
         self._dispatch = Dispatch(self._handover, self._write)
         self._source = PostgresSource(options.source, self._loopback, self, clock=time.monotonic)
-        self._channels = SharedChannels(
-            self._source, default=options.channel, head=lambda: self._backplane.position.seq, tell=self._dispatch.say
-        )
+        self._channels = SharedChannels(self._source, head=lambda: self._backplane.position.seq)
         self._inspection = Inspection(
             self,
             channel=options.channel,
@@ -172,7 +170,8 @@ class PrimaryRelay(Life):
             sockets=[each.fileno() for each in self._held.inherited],
         )
         self._lag.start()
-        self._channels.ensure(self.options.channel, self._default_channel_answered)
+        # For good: workers need not ask for it, and what a client of it resumes from is whole.
+        self._channels.ensure(self, self.options.channel, number=0, answer=self._default_channel_answered)
         if await self._until_stopped(self._staff.start()):
             self._source.start()
             self._watcher.start()
@@ -275,6 +274,7 @@ class PrimaryRelay(Life):
         self._loopback_seconds.observe(time.monotonic() - result.as_of_ms / 1_000)
         self._dispatch.say(LoopedBack(result.as_of_ms, result.snapshot, self._source.proof_limit_s, position))
         self._dispatch.flush()  # not in the next iteration: somebody waits for this
+        self._source.give_up_before(self._handover.floor)
 
     def token_notified(self, token: str) -> None:
         self._tokens.arrived(token, now_ms=time.monotonic() * 1_000)
@@ -317,9 +317,15 @@ class PrimaryRelay(Life):
         self._last_loss = reason
         self._tokens.source_lost()
         self._watcher.source_lost()
-        number = self._channels.lost(self._staff.following)
-        self._dispatch.say(SourceLost(reason, self._source.since_s, number))
+        self._channels.lost()
+        self._dispatch.say(SourceLost(reason, self._source.since_s))
         self._dispatch.flush()
+
+    def channel_listened(self, channel: str) -> None:
+        self._channels.channel_listened(channel)
+
+    def channel_given_up(self, channel: str) -> None:
+        self._channels.channel_given_up(channel)
 
     # --- what the inspection tells
 
@@ -349,10 +355,10 @@ class PrimaryRelay(Life):
                 self._hand_over(member)
             case Serving():
                 self._staff.began_to_serve(member)
-            case Ensure(channel):
-                self._channels.ensure(channel, member.say)
-            case Needed(number, channels):
-                self._channels.needed(member, number, channels)
+            case Ensure(channel, number):
+                self._channels.ensure(member, channel, number=number, answer=partial(self._say_behind, member))
+            case Release(channel):
+                self._channels.release(member, channel)
             case Hasten(spacing_s):
                 self._source.hasten(spacing_s=spacing_s)
             case HastenLook():
@@ -370,6 +376,11 @@ class PrimaryRelay(Life):
             case other:
                 assert_never(other)
 
+    def _say_behind(self, member: Member, message: Listening | ListenRefused) -> None:
+        """To one, behind everything that all are told: what it says of the log holds where it arrives."""
+        self._dispatch.flush()
+        member.say(message)
+
     def _hand_over(self, member: Member) -> None:
         """All that the others know, in one step, so that nothing is said in between."""
         self._dispatch.flush()
@@ -382,7 +393,7 @@ class PrimaryRelay(Life):
             is_up=self._source.is_up,
             since_s=self._source.since_s,
             loss=self._last_loss,
-            channels=dict(self._channels.listened),
+            channels={name: seq for name, seq in self._channels.listened.items() if name == self.options.channel},
             as_of_ms=self._loopback.last_as_of_ms,
             proof_limit_s=self._source.proof_limit_s,
             tokens=self._tokens.memory(),

@@ -2,7 +2,8 @@
 
 To clients' part of the relay it is the source and the catalogue's watcher. LISTEN, loopbacks and looks happen in the
 primary; here is what is known of them, and the ways to ask for more. A channel is listened to when the primary has said
-so (W-SUB-5), and what it says comes in the order of the changes.
+so (W-SUB-5), and what it says comes in the order of the changes. What is used by nobody any more at the end of an
+iteration of the loop is released: it is not listened to, as far as this worker can tell, until it is asked for again.
 
 Bound: waiters, by the clients that wait; wishes for a loopback are told once per iteration of the loop.
 """
@@ -10,7 +11,7 @@ Bound: waiters, by the clients that wait; wishes for a loopback are told once pe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pgcachewatch.errors import ConfigurationError, LimitExceeded, PGCacheWatchError
 from pgcachewatch_daemon.io.catalogue import CatalogueOptions, CatalogueStats
@@ -21,10 +22,11 @@ from pgcachewatch_daemon.workers.messages import (
     Hasten,
     HastenLook,
     Here,
+    Listening,
     ListenRefused,
     LoopedBack,
     Message,
-    Needed,
+    Release,
     SourceLost,
     SourceUp,
     State,
@@ -32,18 +34,32 @@ from pgcachewatch_daemon.workers.messages import (
 
 
 class Upstream:
-    """See relay.Source. `say` sends to the primary, `has_stamps` tells whether a client wants snapshots."""
+    """See relay.Source. `say` sends to the primary, `has_stamps` tells whether a client wants snapshots.
 
-    def __init__(self, say: Callable[[Message], None], *, has_stamps: Callable[[], bool]) -> None:
+    `default` need not be asked for; `given_up` is told of each channel that is released.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[Message], None],
+        *,
+        default: str,
+        has_stamps: Callable[[], bool],
+        given_up: Callable[[str], None] = lambda channel: None,
+    ) -> None:
         self.stats = SourceStats()  # counted by the primary; all zero here
         self.is_up = False
         self.since_s = 0.0
         self.proof_limit_s = 0.0
         self._say = say
         self._has_stamps = has_stamps
-        self._channels: set[str] = set()
+        self._default = default
+        self._given_up = given_up
+        self._asked: dict[str, int] = {}  # from Ensure to Release: the last number
+        self._number = 0
+        self._channels: set[str] = set()  # of these and the default: those that are listened to
+        self._left: dict[str, None] = {}  # used by nobody, to be released at the end of the iteration
         self._waiters = Waiters()
-        self._round = 0
         self._is_busy = False
         self._told = State(is_busy=False, has_stamps=False)
         self._spacing_s: float | None = None  # of the loopback that is to be asked for
@@ -68,13 +84,32 @@ class Upstream:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
             return done
-        if channel not in self._waiters.channels:
-            self._say(Ensure(channel))
+        if channel not in self._asked:
+            self._number += 1
+            self._asked[channel] = self._number
+            self._say(Ensure(channel, self._number))
         return self._waiters.add(channel)
 
-    def retain(self, channels: Iterable[str]) -> None:
-        """Tell the primary, in the round of the last loss: it forgets what no worker needs."""
-        self._say(Needed(self._round, tuple(channels)))
+    def use(self, channel: str) -> None:
+        self._left.pop(channel, None)
+
+    def leave(self, channel: str, *, seq: int) -> None:
+        """Released once it is sure: who moves from one group to another is for a moment in none."""
+        if not self._left:
+            asyncio.get_running_loop().call_soon(self._release)
+        self._left[channel] = None
+
+    def _release(self) -> None:
+        left, self._left = self._left, {}
+        for channel in left:
+            if self._asked.pop(channel, None) is not None:
+                self._channels.discard(channel)
+                self._waiters.cancel(channel)
+                self._given_up(channel)
+                self._say(Release(channel))
+
+    def give_up_before(self, floor: int) -> None:
+        """Nothing: the primary does."""
 
     def set_busy(self, is_busy: bool) -> None:
         self._is_busy = is_busy
@@ -109,25 +144,35 @@ class Upstream:
 
     def came_up(self, up: SourceUp) -> None:
         self.is_up, self.since_s = True, up.since_s
-        self._channels = set(up.channels)
+        self._channels = {name for name in up.channels if name in self._asked or name == self._default}
+        for channel in self._asked.keys() - self._channels - self._waiters.channels:
+            del self._asked[channel]  # PostgreSQL would not have it any more: who wants it hears why
+            self._say(Release(channel))
 
     def answer_listening(self) -> None:
         """Whoever waits for a channel that is listened to goes on."""
         self._waiters.answer_each(self._channels)
 
     def lost(self, told: SourceLost) -> None:
-        self.is_up, self.since_s, self._round = False, told.since_s, told.round
+        self.is_up, self.since_s = False, told.since_s
         self._channels.clear()
 
     def looped_back(self, told: LoopedBack) -> None:
         self.proof_limit_s = told.proof_limit_s
 
-    def listening(self, channel: str) -> None:
-        self._channels.add(channel)
+    def listening(self, told: Listening) -> bool:
+        """False when it was released since it was asked for: then it may have been given up before it was told."""
+        if self._asked.get(told.channel) != told.number:
+            return False
+        self._channels.add(told.channel)
         if self.is_up:
-            self._waiters.answer(channel)
+            self._waiters.answer(told.channel)
+        return True
 
     def refused(self, told: ListenRefused) -> None:
+        if self._asked.get(told.channel) != told.number:
+            return
+        del self._asked[told.channel]
         error: PGCacheWatchError = ConfigurationError(told.text)
         if told.limit:
             error = LimitExceeded(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -99,6 +101,32 @@ def test_a_history_that_forgot_a_change_says_so_of_places_before_it() -> None:
     hub = started(change(5, "a"), change(6, "b"), change(7, "c"), history=HistoryLimits(events=2))
     assert told(resumed(hub, "5:5:"))[0] is False
     assert told(resumed(hub, "6:6:")) == (True, [[1, "*", "b"], [1, "*", "c"]])
+
+
+@pytest.mark.rule("W-JOURNAL-2")
+def test_what_is_not_journalled_is_told_everything_though_the_history_forgot_why() -> None:
+    hub = started(change(5, "a"), change(6, "b"), change(7, "c"), history=HistoryLimits(events=2))
+    assert told(resumed(hub, "6:6:", is_journalled=False))[1][0] == [1, "*", None]
+
+
+@pytest.mark.rule("W-RESUME-3")
+def test_a_hole_in_a_channel_is_told_also_to_who_resumes_from_a_place() -> None:
+    hub = started(change(5, "a"))
+    seq = hub.position.seq
+    publish(hub, change(7, "b"))
+    stream = Subscription(sid=1, id=1, channel="c1", table="users", mode="stream")
+    for one, is_journalled in itertools.product((stream, replace(stream, mode="invalidate")), (True, False)):
+        wish = replace(one, is_journalled=is_journalled)
+        hello = messages.Hello(resume=messages.Resume(e=EPOCH, s=seq, j="3:3:"))
+        frames = [json.loads(each) for each in hub.join(hello, [wish], now_ms=0.0, is_log_whole=False).drain()]
+        assert frames[0]["resumed"]
+        cursor = seq
+        for frame in (each for each in frames if each["t"] in ("ev", "mark")):
+            assert frame["p"] == cursor
+            assert frame["s"] >= cursor, "what the client was told before is not told again behind its cursor"
+            cursor = frame["s"]
+        items = [tuple(item[:3]) for frame in frames for item in frame.get("i", [])]
+        assert ((1, "*", None) in items) is not is_journalled
 
 
 def test_a_lost_listen_is_told_to_those_who_are_notified_only() -> None:

@@ -15,6 +15,7 @@ from pgcachewatch_daemon.core.audience import Audience, Framing
 from pgcachewatch_daemon.core.outbox import OutboxLimits
 from pgcachewatch_daemon.core.stats import HubStats
 from pgcachewatch_daemon.core.subscriptions import ITEMS_PER_EVENT, KEYS_LOOKED_AT, Directory, Group, Wishes, told_keys
+from pgcachewatch_daemon.core.uses import Uses
 
 NOBODY = Audience(OutboxLimits(), Framing(str.encode), stats=HubStats(), is_stream=False)
 SENT_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -179,7 +180,7 @@ changes = st.builds(
 def test_the_directory_finds_each_group_that_has_items(
     sets: list[tuple[Subscription, ...]], change: Event | Gap
 ) -> None:
-    directory = Directory()
+    directory = Directory(Uses())
     groups = [Group(each, audience=NOBODY, cursor=0) for each in sets]
     for each in groups:
         directory.add(each)
@@ -189,3 +190,19 @@ def test_the_directory_finds_each_group_that_has_items(
     for each in groups:
         directory.remove(each)
     assert not list(directory.concerned(change))
+
+
+def test_a_channel_is_used_while_a_group_wants_anything_of_it() -> None:
+    heard: list[str] = []
+    directory = Directory(
+        Uses(began=lambda name: heard.append(f"+{name}"), ended=lambda name: heard.append(f"-{name}"))
+    )
+    one = Group((Subscription(1, 1, "c"), Subscription(2, 2, "c", "t")), audience=NOBODY, cursor=0)
+    two = Group((Subscription(1, 1, "c"), Subscription(2, 2, "d")), audience=NOBODY, cursor=0)
+    for group in (one, two):
+        directory.add(group)
+    assert heard == ["+c", "+d"]
+    directory.remove(two)
+    assert heard == ["+c", "+d", "-d"]
+    directory.remove(one)
+    assert heard[3:] == ["-c"]

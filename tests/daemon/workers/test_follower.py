@@ -30,6 +30,7 @@ from pgcachewatch_daemon.workers.messages import (
     ClosePlain,
     Counted,
     Drain,
+    Ensure,
     Exposed,
     Hasten,
     HastenLook,
@@ -38,7 +39,7 @@ from pgcachewatch_daemon.workers.messages import (
     Looked,
     LoopedBack,
     Message,
-    Needed,
+    Release,
     SourceLost,
     SourceUp,
     State,
@@ -148,19 +149,30 @@ async def test_a_replacement_resumes_what_its_replay_holds_and_no_more(seq: int,
             assert {item[2] for item in (await client.until("ev"))["i"]} == {"3", "4"}
 
 
+@pytest.mark.rule("W-RESUME-3")
 @pytest.mark.parametrize(("seq", "is_resumed"), [(1, False), (3, True)])
 async def test_a_channel_that_was_begun_to_be_heard_later_is_resumed_from_there_only(
     seq: int, is_resumed: bool
 ) -> None:
-    stage = {"early": here(channels={"late": 3}), "later": here()}
-    for name, state in stage.items():
-        async with serving(*(change(each) for each in (1, 2, 3)), state=state) as site:
-            if name == "later":
-                site.relay.told(Listening("late", 3))
-            async with Client(site.relay) as client:
-                client.cursor = seq
-                welcome = await client.hello({"t": "sub", "id": 1, "channel": "late"}, resume={"e": EPOCH, "s": seq})
-                assert welcome["resumed"] is is_resumed
+    async with serving(*(change(each) for each in (1, 2, 3))) as stage, Client(stage.relay) as client:
+        client.cursor = seq
+        await client.say(t="hello", v=1, subs=[{"t": "sub", "id": 1, "channel": "late"}], resume={"e": EPOCH, "s": seq})
+        await eventually(lambda: stage.heard(Ensure) == [Ensure("late", 1)])
+        stage.relay.told(Listening("late", 3, 1))
+        assert (await client.until("welcome"))["resumed"] is is_resumed
+
+
+async def test_a_channel_whose_last_client_has_left_is_released_and_asked_for_anew() -> None:
+    async with serving(change(1)) as stage:
+        for number in (1, 2):
+            async with Client(stage.relay) as client:
+                await client.say(t="hello", v=1, subs=[{"t": "sub", "id": 1, "channel": "passing"}])
+                await eventually(lambda number=number: stage.heard(Ensure)[-1:] == [Ensure("passing", number)])  # type: ignore[misc]
+                stage.relay.told(Listening("passing", number, number))
+                await client.say(t="sub", id=2, channel="passing", table="users")
+                await client.until("subok", id=2)
+                assert len(stage.heard(Release)) == number - 1, "from one group to another nobody lets it go"
+            await eventually(lambda number=number: stage.heard(Release) == [Release("passing")] * number)  # type: ignore[misc]
 
 
 @pytest.mark.rule("W-MARK-1")
@@ -215,9 +227,8 @@ async def test_the_primary_hears_whether_snapshots_are_wanted() -> None:
 async def test_a_loss_and_a_new_epoch_are_told_and_barriers_wait_for_its_first_proof() -> None:
     async with serving() as stage, Client(stage.relay) as client:
         await client.hello({"t": "sub", "id": 1}, {"t": "sub", "id": 2, "channel": CHANNEL})
-        stage.relay.told(SourceLost("connection_lost", time.monotonic(), 7))
+        stage.relay.told(SourceLost("connection_lost", time.monotonic()))
         assert (await client.until("stale"))["reason"] == "connection_lost"
-        assert stage.heard(Needed) == [Needed(7, (CHANNEL,))]
         assert (await get(stage.relay, "/readyz")).status_code == 503
         await client.say(t="barrier", id=1)
         await client.say(t="ping", id=2)

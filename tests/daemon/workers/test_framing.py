@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pgcachewatch_daemon.workers.framing import FRAME_BYTES, Decoder, LinkBroken, encode
 from pgcachewatch_daemon.workers.messages import Ask, Ensure, Hasten, Message
 
-SAID: list[list[Message]] = [[Ask(1)], [Ensure("ch" * 500), Hasten(0.5)], [], [Ask(2)]]
+SAID: list[list[Message]] = [[Ask(1)], [Ensure("ch" * 500, 1), Hasten(0.5)], [], [Ask(2)]]
 BYTES = b"".join(map(encode, SAID))
 
 

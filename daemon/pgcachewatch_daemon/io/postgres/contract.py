@@ -19,6 +19,10 @@ LossReason = Literal[
 ]
 
 
+# Nobody used it, and no resume could need it; or another channel needed its place.
+GiveUpReason = Literal["unused", "displaced"]
+
+
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """`dsn` None: what libpq's environment says (PGHOST and so on)."""
@@ -48,6 +52,8 @@ class SourceStats:
     version: str = ""  # of the last that was up
     problem: str = ""  # why the last attempt failed, and what to do; empty once one succeeded
     channels: int = 0
+    channels_unused: int = 0
+    channels_given_up: Counter[str] = field(default_factory=Counter)  # by GiveUpReason
     handler_failures: int = 0
     journal: JournalStats = field(default_factory=JournalStats)
 
@@ -88,3 +94,9 @@ class SourceListener(Protocol):
         """`journal`: how it goes on, or begins; its rows follow. None: there is none."""
 
     def source_lost(self, reason: LossReason) -> None: ...
+
+    def channel_listened(self, channel: str) -> None:
+        """LISTEN on it is proven since this moment, in the middle of an epoch."""
+
+    def channel_given_up(self, channel: str) -> None:
+        """Nothing more is heard of it, until it is listened to anew."""

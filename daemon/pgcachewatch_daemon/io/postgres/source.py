@@ -8,7 +8,7 @@ Invariants. `source_up` means: each wanted channel was LISTENed on this very ses
 ourselves came back through it. `source_lost` is told the moment that stops being provable: connection lost, or a
 loopback overdue. An exception of the handler is never swallowed: it becomes `notification_failed`.
 
-Bounds. Channels: `channels_limit`, never given up while the connection lives, so that what a resume replays is whole.
+Bounds. Channels: `channels_limit`; what nobody uses is given up when no resume needs it or another needs its place.
 Waits: connecting `connect_timeout_s`, any answer `overdue_s`; attempts: one per `reconnect_max_s` in the long run.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -68,7 +68,6 @@ class PostgresSource:
         self._own_pid = 0
         self._loss: LossReason | None = None
         self._stopping = False
-        self._wanted = Wanted()
         self._wake = asyncio.Event()
         self._interval_s = options.idle_heartbeat_s
         self._proven_interval_s = options.idle_heartbeat_s  # the one in force when the last loopback was sent
@@ -88,6 +87,7 @@ class PostgresSource:
         self._said, self._said_at_s = ("", ""), 0.0  # detail and server
         self._warned_of = ""
         self.stats = SourceStats(journal=self._journal.stats)
+        self._wanted = Wanted(self.stats, given_up=self._given_up)
         self.is_up = False
         self.since_s = clock()
         self._lost_at_s: float | None = None  # for as long as it is down after it was up
@@ -119,6 +119,7 @@ class PostgresSource:
         """Done once LISTEN on this channel is proven. Waits through reconnects.
 
         Fails with ConfigurationError for a name PostgreSQL can not listen to, LimitExceeded above `channels_limit`.
+        Whoever asks uses it, and says so first.
         """
         if self.is_listening(channel):
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,12 +132,20 @@ class PostgresSource:
 
     def is_listening(self, channel: str) -> bool:
         """True when notifications of this channel are being read right now."""
-        return self.is_up and channel in self._wanted.proven
+        return self.is_up and self._wanted.is_proven(channel)
 
-    def retain(self, channels: Iterable[str]) -> None:
-        """Forget the channels nobody needs. Only while the source is down: a channel's past must stay whole."""
-        if not self.is_up:
-            self._wanted.retain(channels)
+    def use(self, channel: str) -> None:
+        """Somebody uses it, or will once it is listened to: it is not given up."""
+        self._wanted.use(channel)
+
+    def leave(self, channel: str, *, seq: int) -> None:
+        """Nobody uses it any more; whoever did was told of nothing behind `seq`."""
+        self._wanted.leave(channel, seq=seq)
+
+    def give_up_before(self, floor: int) -> None:
+        """Give up what nobody uses and no resume can need: the history begins at `floor`."""
+        if self.is_up:
+            self._wanted.give_up_before(floor)
 
     def set_busy(self, is_busy: bool) -> None:
         """With readers connected the heartbeat is `heartbeat_s`, without `idle_heartbeat_s`."""
@@ -225,7 +234,7 @@ class PostgresSource:
         return connection
 
     async def _establish(self, connection: asyncpg.Connection[Any], dsn: str | None) -> None:
-        """LISTEN on each wanted channel, then wait for the first loopback."""
+        """LISTEN on each channel that is used, then wait for the first loopback."""
         own_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
         if own_pid != connection.get_server_pid():
             # A pooler invents this number. Its transaction mode would even bring the loopback back, inside the command
@@ -236,8 +245,8 @@ class PostgresSource:
         await connection.add_listener(self._loopback_channel, self._notified)
         for own in OWN_CHANNELS:
             await connection.add_listener(own, self._notified)
+        self._wanted.forget_unused()  # a new epoch begins without them
         for channel in self._wanted:
-            self._command_since_s = self._clock()
             await self._listen(connection, channel)
         self._own_pid = own_pid
         self._command_since_s = self._clock()
@@ -263,7 +272,10 @@ class PostgresSource:
             now_s = self._clock()
             if now_s >= self._loopback_due_s and not self._probe.is_in_flight:
                 await self._loop_back(connection)
-            missing = self._wanted.missing(LISTEN_BATCH)
+            leaving = self._wanted.leaving(LISTEN_BATCH)
+            for channel in leaving:
+                await self._unlisten(connection, channel)
+            missing = [] if leaving else self._wanted.missing(LISTEN_BATCH)
             for channel in missing:
                 await self._listen(connection, channel)
             if now_s >= self._usage_due_s:
@@ -275,7 +287,7 @@ class PostgresSource:
                     continue
             if self._clock() >= self._journal.due_s:
                 await self._read_journal(connection)
-            if not missing:
+            if not missing and not leaving:
                 due_s = min(self._usage_due_s, self._interval_due_s, self._journal.due_s)
                 await self._sleep(max(0.0, due_s - self._clock()))
 
@@ -285,6 +297,8 @@ class PostgresSource:
         return self._usage_due_s if self._probe.is_in_flight else self._loopback_due_s
 
     async def _listen(self, connection: asyncpg.Connection[Any], channel: str) -> None:
+        if channel not in self._wanted:
+            return  # given up while others were listened to
         self._command_since_s = self._clock()
         try:
             await connection.add_listener(channel, self._notified)
@@ -296,10 +310,14 @@ class PostgresSource:
             return
         finally:
             self._command_since_s = 0.0
-        self._wanted.proven.add(channel)
-        self.stats.channels = len(self._wanted.proven)
-        if self.is_up:
+        if self._wanted.prove(channel) and self.is_up:
+            self._tell(partial(self._listener.channel_listened, channel))
             self._wanted.answer(channel)
+
+    async def _unlisten(self, connection: asyncpg.Connection[Any], channel: str) -> None:
+        self._command_since_s = self._clock()
+        await connection.remove_listener(channel, self._notified)
+        self._command_since_s = 0.0
 
     async def _loop_back(self, connection: asyncpg.Connection[Any]) -> None:
         now_s = self._clock()
@@ -402,6 +420,10 @@ class PostgresSource:
             logger.exception("notification to the relay failed, a new epoch begins")
             self._lose("handler_failed")
 
+    def _given_up(self, channel: str) -> None:
+        self._tell(partial(self._listener.channel_given_up, channel))
+        self._wake.set()
+
     def _came_back(self, payload: str) -> None:
         if not self.is_up:
             # Here and not in the task: a notification may follow in this very iteration of the loop.
@@ -447,8 +469,7 @@ class PostgresSource:
             return
         self._loss = reason
         was_up, self.is_up = self.is_up, False
-        self._wanted.proven.clear()
-        self.stats.channels = 0
+        self._wanted.disprove()
         self._command_since_s = 0.0
         self._usage_due_s = 0.0
         self._token_pid = 0

@@ -35,9 +35,13 @@ async def test_the_relay_listens_to_its_source() -> None:
     listener.token_notified("no token")
     listener.tokens_settled()
     listener.catalogue_changed()
+    listener.channel_listened("channel")
+    listener.channel_given_up("channel")
     listener.source_lost("connection_lost")
     readings = relay.readings()
-    assert readings["gaps_received"] == {("not_json",): 1.0}
+    gaps = readings["gaps_received"]
+    assert isinstance(gaps, dict)
+    assert gaps["not_json",] == 1.0
     assert readings["epoch_changes"] == {("start",): 1.0}
 
 

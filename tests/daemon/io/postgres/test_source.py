@@ -86,6 +86,12 @@ class Log:
 
     def row_lost(self, payload: str) -> None: ...
 
+    def channel_listened(self, channel: str) -> None:
+        self.told.append(("listened", channel))
+
+    def channel_given_up(self, channel: str) -> None:
+        self.told.append(("given up", channel))
+
     def source_up(self, journal: Opened | None) -> None:
         self.told.append(("up",))
 
@@ -454,24 +460,6 @@ async def test_the_session_is_set_so_that_the_server_ends_it_when_the_relay_hang
             return bool(await connection.fetchval("SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $1", pid))
 
         await eventually(is_idle)
-
-
-async def test_only_channels_still_needed_are_listened_to_after_a_loss(database: Database) -> None:
-    async with listening(database.dsn, "kept", "dropped") as (source, log):
-        source.retain(["kept"])
-        assert source.is_listening("dropped"), "a channel's past must stay whole while the source is up"
-        original = log.source_lost
-
-        def lost(reason: str) -> None:
-            original(reason)
-            source.retain(["kept"])
-
-        log.source_lost = lost  # type: ignore[method-assign]
-        connection = await database.connect()
-        await connection.execute("SELECT pg_terminate_backend($1)", await backend(connection))
-        await eventually(lambda: len(log.of("up")) == 2)
-        assert source.is_listening("kept")
-        assert not source.is_listening("dropped")
 
 
 @pytest.fixture(autouse=True)
