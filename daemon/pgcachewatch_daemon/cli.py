@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(options: RelayOptions, settings: Settings, read_anew: Callable[[], Loaded]) -> int:
     relay = Relay(options) if options.workers == 1 else PrimaryRelay(options)
     reloading = Reloading(
-        settings, read=read_anew, apply=lambda new: relay.reload(relay_options(new)), results=relay.reloads
+        settings, read=read_anew, prepare=lambda new: relay.prepare(relay_options(new)), results=relay.reloads
     )
     supervisor = Supervisor(os.environ, pid=os.getpid())
 
@@ -231,11 +231,12 @@ async def _serve(options: RelayOptions, settings: Settings, read_anew: Callable[
         supervisor.stopping()
         relay.stop()
 
-    _handle_signals(stop, reloading.reload)
+    _handle_signals(stop, reloading.ask)
     asyncio.get_running_loop().set_exception_handler(_leave_out_late_lookups)
     try:
         problem = await _run(relay, options, supervisor)
     finally:
+        await reloading.close()
         await relay.close()
         supervisor.close()
     if problem:

@@ -271,12 +271,19 @@ class Relay(Life):
         await self._stopping.wait()
         await self.drain()
 
-    def reload(self, options: RelayOptions) -> None:
-        """Go on with these, as far as a running relay can; nobody who is connected is sent away.
+    def prepare(self, options: RelayOptions) -> Callable[[], None]:
+        """Read what these name; what is returned makes a running relay go on with them, and sends nobody away.
 
-        Raises ConfigurationError, and then nothing has changed.
+        In any thread, since files may be long. Raises ConfigurationError, and then nothing has changed.
         """
-        for take_over in [prepare(options) for prepare in self.preparations]:
+        return partial(self._take_over, options, [prepare(options) for prepare in self.preparations])
+
+    def reload(self, options: RelayOptions) -> None:
+        """Go on with these, as far as a running relay can. Raises as `prepare` does."""
+        self.prepare(options)()
+
+    def _take_over(self, options: RelayOptions, parts: Sequence[Callable[[], None]]) -> None:
+        for take_over in parts:
             take_over()
         self.options = options
 

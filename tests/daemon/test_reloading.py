@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -22,6 +25,7 @@ from pgcachewatch_daemon.relay import Relay, RelayOptions
 from pgcachewatch_daemon.reloading import Reloading
 from tests.postgres import Database
 from tests.raw_client import Client, kill_listener, options, refused, running
+from tests.waiting import LIMIT_S, eventually
 
 # Those of access and of certificates come with files, and are tested where those are read.
 PLAIN = [
@@ -40,40 +44,48 @@ def _root_level() -> Iterator[None]:
     logging.getLogger().setLevel(level)
 
 
-def reload(before: Settings, after: Settings, apply: Callable[[Settings], None] = lambda settings: None) -> Reloading:
+def nothing(settings: Settings) -> None:
+    """Done with settings that are taken over."""
+
+
+def preparing(take_over: Callable[[Settings], None] = nothing) -> Callable[[Settings], Callable[[], None]]:
+    return lambda settings: partial(take_over, settings)
+
+
+async def reload(before: Settings, after: Settings, take_over: Callable[[Settings], None] = nothing) -> Reloading:
     logging.getLogger().setLevel(before.log_level.upper())
-    reloading = Reloading(before, read=lambda: Loaded(after, {}), apply=apply)
-    reloading.reload()
+    reloading = Reloading(before, read=lambda: Loaded(after, {}), prepare=preparing(take_over))
+    await reloading.reload()
     return reloading
 
 
-def test_a_change_is_one_line_with_both_values(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_change_is_one_line_with_both_values(caplog: pytest.LogCaptureFixture) -> None:
     applied: list[Settings] = []
-    reload(Settings(), Settings(connections_limit=5), applied.append)
+    await reload(Settings(), Settings(connections_limit=5), applied.append)
     assert [settings.connections_limit for settings in applied] == [5]
     assert 'option changed option=connections_limit old=10000 new=5 source="the defaults"' in caplog.messages
     assert caplog.messages[-1] == "settings reloaded changed=1"
 
 
-def test_an_option_that_needs_a_restart_is_warned_of_each_time_and_keeps_its_value(
+async def test_an_option_that_needs_a_restart_is_warned_of_each_time_and_keeps_its_value(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     applied: list[Settings] = []
-    reloading = reload(Settings(), Settings(port=1), applied.append)
-    reloading.reload()
+    reloading = await reload(Settings(), Settings(port=1), applied.append)
+    await reloading.reload()
     assert [settings.port for settings in applied] == [8420, 8420]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ['option needs a restart to change option=port old=8420 new=1 source="the defaults"'] * 2
 
 
-def test_settings_that_can_not_work_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_settings_that_can_not_work_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def refuse() -> Loaded:
         raise ConfigurationError("option 'port' can not be 'x'")
 
     applied: list[Settings] = []
     results: Counter[str] = Counter()
-    reloading = Reloading(Settings(), read=refuse, apply=applied.append, results=results)
-    reloading.reload()
+    reloading = Reloading(Settings(), read=refuse, prepare=preparing(applied.append), results=results)
+    await reloading.reload()
     assert (applied, reloading.running) == ([], Settings())
     assert results == {"refused": 1}
     (record,) = caplog.records
@@ -81,37 +93,94 @@ def test_settings_that_can_not_work_change_nothing(caplog: pytest.LogCaptureFixt
     assert "option 'port' can not be 'x'" in record.getMessage()
 
 
-def test_a_part_that_refuses_keeps_the_old_settings_and_the_old_level() -> None:
-    def refuse(settings: Settings) -> None:
+async def test_a_part_that_refuses_keeps_the_old_settings_and_the_old_level() -> None:
+    def refuse(settings: Settings) -> Callable[[], None]:
         raise ConfigurationError("the file of tokens is not readable")
 
-    reloading = reload(Settings(), Settings(log_level="debug"), refuse)
+    logging.getLogger().setLevel(logging.INFO)
+    reloading = Reloading(Settings(), read=lambda: Loaded(Settings(log_level="debug"), {}), prepare=refuse)
+    await reloading.reload()
     assert reloading.running == Settings()
     assert logging.getLogger().level == logging.INFO
 
 
 @pytest.mark.parametrize(("old", "new"), [("info", "error"), ("error", "info")])
-def test_the_log_level_changes_and_the_line_that_says_so_is_seen(
+async def test_the_log_level_changes_and_the_line_that_says_so_is_seen(
     old: str, new: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reload(Settings.model_validate({"log_level": old}), Settings.model_validate({"log_level": new}))
+    await reload(Settings.model_validate({"log_level": old}), Settings.model_validate({"log_level": new}))
     assert logging.getLogger().level == logging.getLevelNamesMapping()[new.upper()]
     assert f'option changed option=log_level old={old} new={new} source="the defaults"' in caplog.messages
 
 
-def test_what_is_odd_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_odd_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
     loaded = Loaded(Settings(), {}, ("a variable is misspelled",))
     results: Counter[str] = Counter()
-    Reloading(Settings(), read=lambda: loaded, apply=lambda settings: None, results=results).reload()
+    await Reloading(Settings(), read=lambda: loaded, prepare=preparing(), results=results).reload()
     assert results == {"applied": 1}
     assert 'settings are odd problem="a variable is misspelled"' in caplog.messages
 
 
-def test_a_password_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_password_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
     before = Settings.model_validate({"dsn": "postgresql://u:hunter2@h/d"})
-    reload(before, Settings.model_validate({"dsn": "postgresql://u:hunter3@h/d"}))
+    await reload(before, Settings.model_validate({"dsn": "postgresql://u:hunter3@h/d"}))
     assert "option changed option=dsn old=postgresql://u:***@h/d" in caplog.text
     assert "hunter" not in caplog.text
+
+
+class Slow:
+    """Reads in a thread, and is not done before it is let."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.reads = 0
+
+    def read(self) -> Loaded:
+        self.reads += 1
+        self.began.set()
+        self.may_end.wait(LIMIT_S)
+        return Loaded(Settings(), {})
+
+
+async def test_the_loop_goes_on_while_files_are_read_and_who_asks_meanwhile_is_heard_once() -> None:
+    slow, applied = Slow(), list[Settings]()
+    reloading = Reloading(Settings(), read=slow.read, prepare=preparing(applied.append))
+    reloading.ask()
+    await eventually(slow.began.is_set)
+    for _ in range(5):
+        reloading.ask()
+    assert applied == []
+    slow.may_end.set()
+    await eventually(lambda: len(applied) == 2)
+    await reloading.close()
+    assert slow.reads == 2
+
+
+async def test_what_is_read_behind_the_end_is_not_taken_over() -> None:
+    slow, applied = Slow(), list[Settings]()
+    reloading = Reloading(Settings(), read=slow.read, prepare=preparing(applied.append))
+    reloading.ask()
+    await eventually(slow.began.is_set)
+    await reloading.close()
+    slow.may_end.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert applied == []
+
+
+async def test_a_fault_of_our_own_is_told_and_the_next_reload_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    results: Counter[str] = Counter()
+    faults = [RuntimeError("planted")]
+
+    def prepare(settings: Settings) -> Callable[[], None]:
+        if faults:
+            raise faults.pop()
+        return lambda: None
+
+    reloading = Reloading(Settings(), read=lambda: Loaded(Settings(), {}), prepare=prepare, results=results)
+    for outcome in ("refused", "applied"):
+        reloading.ask()
+        await eventually(lambda outcome=outcome: results[outcome] == 1)  # type: ignore[misc]  # a lambda's default
+    assert "planted" in caplog.text
 
 
 # --- the relay

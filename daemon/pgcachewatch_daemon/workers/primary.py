@@ -197,9 +197,16 @@ class PrimaryRelay(Life):
         if self._staff.failure is not None:
             raise self._staff.failure
 
+    def prepare(self, options: RelayOptions) -> Callable[[], None]:
+        """As relay.Relay's; what is returned tells each worker too."""
+        return partial(self._take_over, options, [prepare(options) for prepare in self.preparations])
+
     def reload(self, options: RelayOptions) -> None:
-        """As relay.Relay's, in each worker too. Raises ConfigurationError, and then nothing has changed."""
-        for take_over in [prepare(options) for prepare in self.preparations]:
+        """As relay.Relay's, in each worker too."""
+        self.prepare(options)()
+
+    def _take_over(self, options: RelayOptions, parts: Sequence[Callable[[], None]]) -> None:
+        for take_over in parts:
             take_over()
         self.options = options
         self._dispatch.flush()

@@ -65,6 +65,8 @@ class Worker:
         self._link: Link | None = None
         self._relay: FollowerRelay | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._told_reload: Reload | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._is_cut = asyncio.Event()
         self._is_lost = False
@@ -81,6 +83,9 @@ class Worker:
             self._watch.cancel()
         if self._starting is not None:
             await asyncio.gather(self._starting, return_exceptions=True)
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.gather(self._reloading, return_exceptions=True)
         if self._relay is not None:
             await self._leave(self._relay, why)
         self._is_over = True
@@ -128,20 +133,27 @@ class Worker:
         elif isinstance(message, Drain):
             self.leave("drain")
         elif isinstance(message, Reload):
-            self._reload(message)
+            assert self._relay is not None, "the first message is Start"
+            logging.getLogger().setLevel(message.log_level)
+            self._told_reload = message
+            if self._reloading is None or self._reloading.done():
+                self._reloading = asyncio.get_running_loop().create_task(self._reload(self._relay), name="reload")
         else:
             assert self._relay is not None, "the first message is Start"
             self._relay.told(message)
             if isinstance(message, Here):
                 self._starting = asyncio.get_running_loop().create_task(self._start(self._relay))
 
-    def _reload(self, told: Reload) -> None:
-        assert self._relay is not None, "the first message is Start"
-        logging.getLogger().setLevel(told.log_level)
-        try:
-            self._relay.reload(told.options)
-        except ConfigurationError as error:  # a file that was good a moment ago, when the primary looked at it
-            logger.error("settings not reloaded, this worker goes on with those it has", problem=str(error))
+    async def _reload(self, relay: FollowerRelay) -> None:
+        """Go on with what was told last. Files are read beside the loop, as the primary's `reloading` does it."""
+        while self._told_reload is not None:
+            told, self._told_reload = self._told_reload, None
+            try:
+                take_over = await asyncio.to_thread(relay.prepare, told.options)
+            except ConfigurationError as error:  # a file that was good a moment ago, when the primary looked at it
+                logger.error("settings not reloaded, this worker goes on with those it has", problem=str(error))
+            else:
+                take_over()
 
     async def _start(self, relay: FollowerRelay) -> None:
         try:
