@@ -1,7 +1,9 @@
 """Receives who comes to the relay's port: routes requests, admits clients, and carries out what their sessions decide.
 
 Everything is synchronous but one wait: LISTEN on a channel nobody used before.
-While a hello waits for it, its connection is not read, and what was read already stays in `backlog`, in order.
+While a hello waits for it, its connection is not read, and what was read already stays in `backlog`, in order. So it is
+while a client rests: to change one of a thousand subscriptions goes through all of them, and so does another token,
+and one frame asks for that two thousand times.
 
 Invariants. A client is answered (101 on the plain path, `welcome` and `subok` on the other) only after LISTEN on its
 channels is proven, and joins the hub in the same instant, so that the next committed event is delivered (G12). Whatever
@@ -62,6 +64,8 @@ SOURCE_DOWN = 4104
 LIMIT = 4308
 RETRY_AFTER_S = 1.0
 WINDOW_BITS = 15  # of what Departures compresses
+WORK_AT_ONCE = 5_000  # subscriptions that are gone through for one client before others have their turn
+WORK_S = 2e-6  # what one of them takes
 TOO_BIG = (LIMIT, f"W-LIMIT-1: a frame has at most {messages.CLIENT_FRAME_BYTES} bytes; split it")
 
 
@@ -343,10 +347,18 @@ class Reception:
         for effect in left:
             if not visitor.connection.is_live:
                 return
-            if visitor.is_joining:
+            if visitor.is_joining or visitor.is_resting:
                 visitor.backlog = (effect, *left)
                 return
             self._do(visitor, effect)
+            if visitor.work >= WORK_AT_ONCE:
+                cost_s, visitor.work = visitor.work * WORK_S, 0
+                visitor.is_resting = True
+                visitor.connection.rest(cost_s, partial(self._go_on, visitor))
+
+    def _go_on(self, visitor: Visitor) -> None:
+        visitor.is_resting = False
+        self._perform(visitor, ())
 
     def _do(self, visitor: Visitor, effect: Effect) -> None:
         match effect:
@@ -389,6 +401,7 @@ class Reception:
             self._send(visitor, codec.encode(error))
 
     def _offer(self, visitor: Visitor, token: str) -> None:
+        visitor.work += len(visitor.subscriptions)
         denied = self._gate.offer(visitor, token)
         if denied is None:
             self._tell_end(visitor)
@@ -457,6 +470,7 @@ class Reception:
         answer = self._judged(visitor, subscription)
         if isinstance(answer, Granted):
             self._hub.subscribe(visitor.subscriber, answer)
+            visitor.work += len(visitor.subscriptions)
         else:
             self._send(visitor, codec.encode(answer))
 
@@ -476,4 +490,5 @@ class Reception:
         if waiting is not None:
             waiting.cancel()
         elif visitor.subscriber is not None and not self._consuming.leave(visitor.subscriber, sid):
+            visitor.work += len(visitor.subscriptions)
             self._hub.unsubscribe(visitor.subscriber, sid)

@@ -32,7 +32,8 @@ class Visitor:
     """One admitted connection, since when by the relay's monotonic clock. `session` is None on the plain path."""
 
     __slots__ = (
-        "backlog", "connection", "grant", "is_joining", "pending", "session", "since_s", "subscriber", "types",
+        "backlog", "connection", "grant", "is_joining", "is_resting", "pending", "session", "since_s", "subscriber",
+        "types", "work",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: RelaySession | None, *, since_s: float = 0.0) -> None:
@@ -42,6 +43,8 @@ class Visitor:
         self.subscriber: Subscriber | None = None
         self.grant: Grant | None = None  # None until the hello has come, where a token is needed and may be in it
         self.is_joining = False
+        self.is_resting = False  # it has asked for much, and others have their turn
+        self.work = 0  # subscriptions that were gone through for it since it rested last
         self.backlog: tuple[Effect, ...] = ()
         self.types: dict[int, tuple[str, ...]] | None = None  # by sid: what `subok` said of the columns
         self.pending: dict[int, asyncio.Task[None]] | None = None  # by sid, 0 for the hello: what waits for LISTEN

@@ -9,11 +9,12 @@ and what it sends waits in the kernel. Bound: COSTLY_PAUSE_S at a time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from pgcachewatch_daemon.io.websocket.shared import Shared
 
 # Why a connection is not read: bits.
-FULL, ASKED, COSTLY, TURN = 1, 2, 4, 8
+FULL, ASKED, COSTLY, TURN, RESTING = 1, 2, 4, 8, 16
 
 MEASURED_BYTES = 4_096  # a read below that is not large
 COSTLY_S = 0.001
@@ -43,13 +44,29 @@ class PausedReading(asyncio.Protocol):
         if not self._pauses and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def rest(self, cost_s: float, then: Callable[[], None]) -> None:
+        """What this client asked for has cost so much, and there is more of it: call `then` once others had their turn.
+
+        It is called also when the client is gone meanwhile.
+        """
+        self._pause(RESTING)
+        asyncio.get_running_loop().call_later(self._costs(cost_s), self._go_on, then)
+
+    def _go_on(self, then: Callable[[], None]) -> None:
+        self._shared.costly -= 1
+        self._resume(RESTING)
+        then()
+
+    def _costs(self, cost_s: float) -> float:
+        """One more is costly; for how long."""
+        self._shared.costly += 1
+        return min(COSTLY_PAUSE_S, cost_s * COSTLY_PAUSES * self._shared.costly)
+
     def _spread(self, cost_s: float) -> None:
         """Handling this client's last bytes took so long: let others have their turn."""
         if cost_s >= COSTLY_S and not self._pauses & COSTLY:
             self._pause(COSTLY)
-            self._shared.costly += 1
-            pause_s = min(COSTLY_PAUSE_S, cost_s * COSTLY_PAUSES * self._shared.costly)
-            asyncio.get_running_loop().call_later(pause_s, self._rested)
+            asyncio.get_running_loop().call_later(self._costs(cost_s), self._rested)
 
     def _rested(self) -> None:
         if self._pauses & COSTLY:

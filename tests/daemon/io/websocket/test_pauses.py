@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from pgcachewatch_daemon.io.websocket.pauses import ASKED, COSTLY_S, FULL, MEASURED_BYTES, PausedReading
+from pgcachewatch_daemon.io.websocket.pauses import ASKED, COSTLY_S, FULL, MEASURED_BYTES, RESTING, PausedReading
 from pgcachewatch_daemon.io.websocket.shared import Shared
 from pgcachewatch_daemon.io.websocket.wire import SocketLimits, SocketStats
 from tests.daemon.io.websocket.site import Echo, Site, v1
+from tests.waiting import eventually
 
 
 class Transport(asyncio.Transport):
@@ -81,3 +82,15 @@ async def test_who_costs_much_is_not_read_for_a_while_and_others_are(site: Site)
             assert await other.recv() == str(number)
         assert "more" not in site.application.received_frames
         await site.server.close()
+
+
+async def test_who_rests_is_not_read_and_goes_on_behind_it_also_when_it_closes_meanwhile() -> None:
+    common = shared()
+    resting, closing = Paused(common), Paused(common)
+    ended: list[bool] = []
+    resting.rest(0.0, lambda: ended.append(resting.transport.is_read))
+    closing.rest(0.0, lambda: ended.append(closing.transport.is_read))
+    closing.resume(RESTING)
+    assert (resting.transport.is_read, closing.transport.is_read, common.costly) == (False, True, 2)
+    await eventually(lambda: len(ended) == 2)
+    assert (ended, common.costly) == ([True, True], 0)
