@@ -102,7 +102,7 @@ class Unit:
         return set(self.machine.run("cat", f"/sys/fs/cgroup/system.slice/{NAME}/cgroup.procs").split())
 
     def signal(self, number: signal.Signals) -> None:
-        self.machine.run("kill", f"-{number.value}", str(self.main_pid))
+        self.machine.run("sh", "-c", f"kill -{number.value} {self.main_pid}")
 
     def has_restarted(self) -> bool:
         return self.shown("NRestarts") == "1" and self.is_ready()
