@@ -11,7 +11,7 @@ import pytest
 from pgcachewatch.errors import ConfigurationError
 from pgcachewatch_daemon.commands.database import DatabaseRefused, run_steps
 from pgcachewatch_daemon.embedded import PostgresBinaries
-from pgcachewatch_daemon.sql import coverage, plan
+from pgcachewatch_daemon.sql import coverage, entries, plan
 from pgcachewatch_daemon.sql.drift import findings
 from pgcachewatch_daemon.sql.entries import JOURNAL_CHANNEL
 from pgcachewatch_daemon.sql.journal_tables import TABLES
@@ -37,6 +37,28 @@ async def resets(rows: RowTriggers) -> list[object]:
     heard: list[object] = []
     await rows.writer.add_listener(JOURNAL_CHANNEL, lambda *notified: heard.append(notified[3]))
     return heard
+
+
+async def test_functions_that_know_no_trace_go_on_until_they_are_repaired(
+    rows: RowTriggers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced = f"BEGIN; SET LOCAL pgcachewatch.traceparent = '{traceparent}'; UPDATE t SET v = v + 1 WHERE id = 1; COMMIT"
+    with monkeypatch.context() as before:
+        before.setattr(entries, "_NOTE", "reason")  # as releases before had it
+        await rows.install("t")
+
+    assert await rows.told(traced) == [("update", "t", {"1"})]
+    found = findings(await rows.catalogue())
+    assert {one.kind for one in found} == {"old_version"}
+    assert not any(one.may_lose_events for one in found), "no cache is flushed for it"
+
+    repair = plan.repair_plan(await rows.catalogue(), default_channel=CHANNEL)
+    assert {sql.split()[0] for step in repair for sql in step.statements} == {"CREATE", "REVOKE", "COMMENT"}
+    assert not any(" TABLE " in sql.split("(")[0] for step in repair for sql in step.statements), "nobody waits for it"
+    await run_steps(rows.writer, repair, is_single=False)
+    assert findings(await rows.catalogue()) == []
+    assert [json.loads(payload)["traceparent"] for payload in await rows.payloads(traced)] == [traceparent]
 
 
 @pytest.mark.parametrize(
