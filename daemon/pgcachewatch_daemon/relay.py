@@ -168,7 +168,7 @@ class Relay(Life):
         # A part that reads a file of its own adds its preparation here.
         self.preparations: list[Preparation] = [
             self._prepare_limits,
-            self._prepare_port,
+            lambda new: self._server.prepare(new.tls, new.trusted_proxies),
             lambda new: self._gate.prepare(new.access, new.host),
         ]
 
@@ -289,9 +289,6 @@ class Relay(Life):
 
     def _prepare_limits(self, options: RelayOptions) -> Callable[[], None]:
         return partial(self._take_limits, options)
-
-    def _prepare_port(self, options: RelayOptions) -> Callable[[], None]:
-        return self._server.prepare(options.tls, options.trusted_proxies)
 
     def _take_limits(self, options: RelayOptions) -> None:
         self._admission.limits = options.admission
