@@ -212,7 +212,8 @@ async def test_what_a_relay_costs_while_nothing_happens(rows: RowTriggers) -> No
             state = "asleep" if name == "asleep" else "awake"
             await eventually(lambda relay=relay, state=state: is_in(relay, state))  # type: ignore[misc]  # bound now
             backend = await other.fetchval(
-                "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcachewatch relay' LIMIT 1"
+                "SELECT pid FROM pg_stat_activity"
+                " WHERE application_name = 'pgcachewatch relay' AND datname = current_database()"
             )
             polls, before = metric(relay, "pgcachewatch_journal_polls_total"), (cpu_s(relay.pid), cpu_s(backend))
             await asyncio.sleep(IDLE_S)
