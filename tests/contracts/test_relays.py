@@ -132,7 +132,7 @@ async def test_a_change_drops_what_depends_on_its_table_and_nothing_else(site: S
         await client.wait_live()
         assert [await users(), await users(), await orders()] == [1, 1, 1]
         await site.change("users", "update")
-        await client.barrier()
+        await client.barrier(timeout=WITHIN_S)
         assert [await users(), await orders()] == [2, 1]
 
 
@@ -143,7 +143,7 @@ async def test_after_a_barrier_a_hit_contains_what_was_written(site: Site) -> No
         for run in range(1, 11):
             assert await users() == run
             await site.change("users", "insert")
-            await client.barrier()
+            await client.barrier(timeout=WITHIN_S)
 
 
 async def test_a_link_that_comes_back_resumes_and_keeps_the_cache_warm(site: Site) -> None:
@@ -169,7 +169,7 @@ async def test_what_changed_while_the_link_was_down_is_not_served_after_it(site:
         assert [await users(), await orders()] == [1, 1]
         await site.cut(lambda: site.change("users", "update"))
         await eventually(lambda: client.status.resumes == 1)
-        await client.barrier()
+        await client.barrier(timeout=WITHIN_S)
         assert [await users(), await orders()] == [2, 1]
 
 
@@ -217,7 +217,7 @@ async def test_a_position_never_goes_back_within_an_epoch(site: Site) -> None:
         positions = [client.status.position]
         for _ in range(5):
             await site.change("users", "update")
-            await client.barrier()
+            await client.barrier(timeout=WITHIN_S)
             positions.append(client.status.position)
         await users()
         known = [position for position in positions if position is not None]
