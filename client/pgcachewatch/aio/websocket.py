@@ -64,7 +64,7 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
     async def open_link(url: str, receiver: Receiver) -> Link:
         is_encrypted = url.startswith("wss:")
         try:
-            connection = await websocket_connect(
+            connection = await _Connect(
                 endpoint(url),
                 subprotocols=[Subprotocol(messages.SUBPROTOCOL)],
                 compression=None,
@@ -92,6 +92,19 @@ def websocket_links(*, ssl: tls.SSLContext | None = None) -> OpenLink:
         return WebsocketLink(connection, receiver)
 
     return open_link
+
+
+class _Connect(websocket_connect):
+    """Follows a redirect of the same host, as from ws to wss, and none to another.
+
+    The library takes its own headers from a stranger, but not the token of the hello.
+    """
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        found = super().process_redirect(exc)
+        if isinstance(found, str) and urlsplit(found).hostname != urlsplit(self.uri).hostname:
+            return exc
+        return found
 
 
 class _Connection(ClientConnection):

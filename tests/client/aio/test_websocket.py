@@ -255,6 +255,27 @@ async def test_a_refused_upgrade_tells_status_and_retry_after() -> None:
         assert (caught.value.status, caught.value.retry_after_s) == (503, 7.0)
 
 
+async def test_a_redirect_to_another_host_is_not_followed_since_a_token_would_go_there() -> None:
+    visitors: list[str] = []
+
+    def note(connection: ServerConnection, request: Request) -> None:
+        visitors.append(request.path)
+
+    async with relay(echo, process_request=note) as stranger:
+
+        def away(connection: ServerConnection, request: Request) -> Response:
+            place = stranger if request.path.startswith("/same") else stranger.replace("127.0.0.1", "localhost")
+            return Response(307, "Temporary Redirect", Headers({"Location": f"{place}/v1/ws"}), b"")
+
+        async with relay(echo, process_request=away) as url:
+            with pytest.raises(LinkRefused) as caught:
+                await websocket_links()(url, Inbox())
+            assert (caught.value.status, visitors) == (307, [])
+            link = await websocket_links()(f"{url}/same", Inbox())
+            await link.close(1000, "")
+            assert visitors == ["/v1/ws"], "another port of the same host"
+
+
 async def test_a_retry_after_that_is_a_date_is_not_used() -> None:
     def busy(connection: ServerConnection, request: Request) -> Response:
         response = connection.respond(http.HTTPStatus.TOO_MANY_REQUESTS, "")
