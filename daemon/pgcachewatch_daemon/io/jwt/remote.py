@@ -5,8 +5,10 @@ SPACING_S of the last, or whoever sends tokens would decide how often somebody e
 stays until something better comes: an issuer that is down for an hour must not end every client.
 
 The url is https, or http of this machine, also behind a redirect: whoever can change the answer on its way can sign
-tokens. Bounds: TIMEOUT_S for each step of a fetch, WHOLE_S for its answer, keys.TEXT_BYTES of that, one at a time. So
-a server that sends a byte now and then does not hold the thread, for which the end of the process waits.
+tokens. No redirect leads from https to this machine, where an issuer has nothing to ask for.
+
+Bounds: TIMEOUT_S for each step of a fetch, WHOLE_S for its answer, keys.TEXT_BYTES of that, one at a time. So a server
+that sends a byte now and then does not hold the thread, for which the end of the process waits.
 """
 
 from __future__ import annotations
@@ -131,6 +133,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         check_url(newurl)
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            raise ConfigurationError(f"jwt_jwks_url redirects to {_shown(newurl)!r}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from pgcachewatch.errors import ConfigurationError
-from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, _get, check_url
+from pgcachewatch_daemon.io.jwt.remote import RemoteKeys, _get, _Redirects, check_url
 from tests.daemon.io.jwt.signing import jwk, jwks
 from tests.waiting import eventually
 
@@ -141,6 +144,31 @@ async def test_an_answer_that_others_could_change_is_not_fetched_by_a_redirect(i
 
     assert keys.keys == ()
     assert keys.fetches == {"ok": 0, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("to", "is_followed"),
+    [
+        ("https://id.example/other", True),
+        ("https://keys.example/", True),
+        ("http://127.0.0.1:8080/admin?key=hidden", False),
+        ("http://id.example/jwks", False),
+    ],
+)
+def test_an_issuer_can_not_have_a_service_of_this_machine_asked(to: str, is_followed: bool) -> None:
+    request = urllib.request.Request("https://id.example/jwks")
+
+    def redirect() -> urllib.request.Request | None:
+        return _Redirects().redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), to)
+
+    if is_followed:
+        found = redirect()
+        assert found is not None
+        assert found.full_url == to
+    else:
+        with pytest.raises(ConfigurationError, match="jwt_jwks_url") as caught:
+            redirect()
+        assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://id.example/jwks", "ftp://127.0.0.1/x", "file:///etc/passwd", "https://", "x"])
