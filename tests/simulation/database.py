@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 CHANNEL = "ch_pgcachewatch_table_change"
 LOOPBACK_CHANNEL = "loopback"
+SECOND_CHANNEL = "second"  # a relay may stop to listen to it while nobody uses it
+CHANNELS = {"users": CHANNEL, "orders": SECOND_CHANNEL}  # by table
 DELIVERY_S = (0.0001, 0.02)
 NAMED = 0.9  # of the events say which row changed
 
@@ -45,8 +47,19 @@ class ListenSession:
         self._notified = notified
         self._lost = lost
         self._due_s = 0.0
+        self._channels = {CHANNEL, LOOPBACK_CHANNEL}
         self.is_alive = True
         self.is_deaf = False  # looks alive, receives nothing
+
+    def listens_to(self, channel: str) -> bool:
+        return channel in self._channels
+
+    def listen(self, channel: str) -> None:
+        self._channels.add(channel)
+
+    def unlisten(self, channel: str) -> None:
+        """What is on its way already is not handed on any more."""
+        self._channels.discard(channel)
 
     def notify(self, payload: str) -> None:
         """The session notifies its own loopback channel: behind every earlier commit. Into a dead socket: nothing."""
@@ -61,7 +74,7 @@ class ListenSession:
             loop.call_at(self._due_s, self._arrive, channel, payload)
 
     def _arrive(self, channel: str, payload: str) -> None:
-        if self.is_alive:
+        if self.is_alive and channel in self._channels:
             self._notified(channel, payload)
 
     def end(self, *, is_noticed: bool) -> None:
@@ -104,7 +117,7 @@ class Database:
         # Now and then a statement that touched too many rows to name them, or a trigger that can not.
         if self.chance.random() < NAMED:
             payload |= {"schema": "public", "key": ["id"], "keys": [key.partition(":")[2]]}
-        self.queue(CHANNEL, json.dumps(payload))
+        self.queue(CHANNELS[row.table], json.dumps(payload))
         return row.version
 
     def read(self, key: str) -> int:
@@ -115,7 +128,8 @@ class Database:
 
     def queue(self, channel: str, payload: str) -> None:
         for session in list(self.sessions):
-            session.deliver(channel, payload)
+            if session.listens_to(channel):
+                session.deliver(channel, payload)
 
     def stop(self) -> None:
         """The server goes down: sessions end, their notifications are gone."""

@@ -36,6 +36,15 @@ async def cut_unnoticed_by_relay(world: World) -> None:
         wire.cut(tell_client=True, tell_relay=False)
 
 
+async def cut_off(world: World) -> None:
+    """Every connection is reset, and nobody reaches the relay for a while: it has no use for any channel."""
+    world.is_reachable = False
+    for wire in world.wires():
+        wire.cut(tell_client=True, tell_relay=True)
+    await asyncio.sleep(world.chance.uniform(0.1, 0.5))
+    world.is_reachable = True
+
+
 async def stall_down(world: World) -> None:
     """Nothing reaches the client for a while; then everything does, late."""
     if wire := _one_wire(world):
@@ -111,6 +120,7 @@ FAULTS: dict[str, Callable[[World], Awaitable[None]]] = {
         cut,
         cut_unnoticed_by_client,
         cut_unnoticed_by_relay,
+        cut_off,
         stall_down,
         stall_up,
         slow_reader,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pgcachewatch.models import Event
 from pgcachewatch.protocol.relay_session import (
@@ -32,6 +32,8 @@ from pgcachewatch_daemon.core.hub import Hub, HubSettings
 from pgcachewatch_daemon.core.intake import Intake
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackLimits
 from pgcachewatch_daemon.core.outbox import OutboxLimits
+from pgcachewatch_daemon.core.reach import Reach
+from pgcachewatch_daemon.core.uses import Uses
 from pgcachewatch_daemon.io.backplane_memory import MemoryBackplane
 from tests.simulation.database import CHANNEL, LOOPBACK_CHANNEL, Database, ListenSession
 from tests.simulation.network import RelayEnd, Wire
@@ -46,6 +48,7 @@ OUTBOX = OutboxLimits(bytes=1_500, keys=4)
 SLICE_WRITES = 2
 SLICE_BYTES = 1_000
 SLICE_S = (0.0, 0.002)
+UNUSED_S = (0.0, 0.1)  # then another channel takes its place
 
 Log = dict[str, list[tuple[int, str, int]]]  # epoch -> (seq, row, version) in order
 
@@ -74,7 +77,11 @@ class Visit:
                 self.end.close(4104)
                 return
             subscriptions = tuple(map(typed, effect.subscriptions))
-            self.subscriber = hub.join(effect.hello, subscriptions, now_ms=self._relay.now_ms())
+            resume = effect.hello.resume
+            self._relay.listen_to(each.channel for each in effect.subscriptions)
+            is_whole = resume is None or self._relay.reach.is_whole(effect.subscriptions, after=resume.s)
+            now_ms = self._relay.now_ms()
+            self.subscriber = hub.join(effect.hello, subscriptions, now_ms=now_ms, is_log_whole=is_whole)
             self.subscriber.shell = self
             self.subscriber.write = self._write
             self._relay.hasten()
@@ -85,6 +92,7 @@ class Visit:
                 case Send(text):
                     hub.send(self.subscriber, text)
                 case Subscribed(subscription):
+                    self._relay.listen_to([subscription.channel])
                     hub.subscribe(self.subscriber, typed(subscription))
                 case Unsubscribed(sid):
                     hub.unsubscribe(self.subscriber, sid)
@@ -145,10 +153,13 @@ class SimulatedRelay:
             History(HISTORY),
             HubSettings("simulated", HEARTBEAT_S * 1_000, OUTBOX),
             framing=Framing(lambda text: f"{text}\n".encode()),
+            uses=Uses(began=self._use, ended=self._leave),
             on_dirty=lambda: None,
         )
         self.loopback = Loopback(lambda: f"{chance.getrandbits(64):x}", LoopbackLimits())
         self.intake = Intake()
+        self.reach = Reach()
+        self._used: dict[str, None] = {}  # ordered, so that a seed repeats itself
         self.is_up = False
         self.is_alive = True
         self.wires: dict[Wire, None] = {}
@@ -182,6 +193,29 @@ class SimulatedRelay:
         if self.hub.has_work:
             self._later(self._chance.uniform(*SLICE_S), self.flush)
 
+    # --- channels
+
+    def listen_to(self, channels: Iterable[str]) -> None:
+        """Before anybody is told that it is live."""
+        session = self.session
+        for channel in channels:
+            if session is not None and not session.listens_to(channel):
+                session.listen(channel)
+                self.reach.listened(channel, since=self.hub.position.seq)
+
+    def _use(self, channel: str) -> None:
+        self._used[channel] = None
+
+    def _leave(self, channel: str) -> None:
+        del self._used[channel]
+        if channel != CHANNEL:
+            self._later(self._chance.uniform(*UNUSED_S), lambda: self._give_up(channel))
+
+    def _give_up(self, channel: str) -> None:
+        if channel not in self._used and self.session is not None:
+            self.reach.given_up(channel)
+            self.session.unlisten(channel)
+
     # --- the source
 
     def _later(self, delay_s: float, act: Callable[[], None]) -> None:
@@ -196,6 +230,8 @@ class SimulatedRelay:
         except OSError:
             self._retry()
             return
+        for channel in self._used:
+            session.listen(channel)
         self.loopback.reset()
         self._beat(session)
 
@@ -239,6 +275,7 @@ class SimulatedRelay:
             return
         if not self.is_up:
             self.is_up = True
+            self.reach.forget_all()
             self.hub.source_restored("simulated")
         self.hub.mark(result.as_of_ms)
         for wait in result.barriers:

@@ -18,6 +18,7 @@ from pgcachewatch_daemon.core.audience import Subscriber
 from pgcachewatch_daemon.core.history import History, Replay, TooOld
 from pgcachewatch_daemon.core.loopback import Ignored, Loopback, LoopbackResult
 from pgcachewatch_daemon.core.outbox import Conflation
+from pgcachewatch_daemon.core.reach import Reach
 from tests.simulation import relay, world
 from tests.simulation.database import LOOPBACK_CHANNEL, Database, ListenSession
 from tests.simulation.oracle import Violation
@@ -121,6 +122,11 @@ def resume_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(History, "since", late)
 
 
+def hole_not_told(patch: pytest.MonkeyPatch) -> None:
+    """Whoever resumes is not told that nobody listened to its channel for a while."""
+    patch.setattr(Reach, "is_whole", lambda *_, **__: True)
+
+
 def proof_from_the_return(patch: pytest.MonkeyPatch) -> None:
     """A mark claims the instant its loopback came back instead of the one it started at."""
     returned = Loopback.returned
@@ -178,6 +184,7 @@ PLANTS: tuple[Plant, ...] = (
     acknowledged_before_listen,
     lost_last_of_conflated,
     resume_off_by_one,
+    hole_not_told,
     proof_from_the_return,
     barrier_not_behind_a_loopback,
     row_change_misses_running_fills,

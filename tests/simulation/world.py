@@ -19,7 +19,7 @@ from pgcachewatch.aio.connecting import connect_over
 from pgcachewatch.aio.connection import Link, Receiver
 from pgcachewatch.core.dependencies import Result, Row
 from pgcachewatch.errors import BarrierTimeout, PGCacheWatchError
-from tests.simulation.database import Database
+from tests.simulation.database import CHANNEL, SECOND_CHANNEL, Database
 from tests.simulation.faults import FAULTS
 from tests.simulation.network import ClientEnd, Wire
 from tests.simulation.oracle import Call, Oracle, Violation
@@ -79,6 +79,7 @@ class World:
         self.relay: SimulatedRelay | None = SimulatedRelay(self.database, self.chance, self.log)
         self.wall_offset_s = 0.0
         self.is_calm = False
+        self.is_reachable = True
         self._clients: list[Client] = []
         self._barrier_s = [float("-inf")] * CLIENTS
         self._caches: list[dict[str, Callable[[str], Awaitable[int]]]] = []
@@ -88,7 +89,7 @@ class World:
 
     async def open_link(self, url: str, receiver: Receiver) -> Link:
         await asyncio.sleep(self.chance.uniform(0.0005, 0.01))
-        if self.relay is None or not self.relay.is_alive:
+        if self.relay is None or not self.relay.is_alive or not self.is_reachable:
             raise ConnectionRefusedError("connection refused")
         wire = Wire(receiver, self.chance)
         self.relay.accept(wire)
@@ -106,6 +107,7 @@ class World:
                 clock=lambda: self.clock(),
                 chance=self.chance.random,
                 staleness=STALENESS_S,
+                channels=(CHANNEL, SECOND_CHANNEL),
                 open_timeout=0,
             )
             self._clients.append(client)

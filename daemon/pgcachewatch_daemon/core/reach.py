@@ -1,7 +1,8 @@
 """From which position on each channel's events are in the log.
 
 LISTEN on a channel may begin in the middle of an epoch, when somebody first asks for it or when it is asked for again
-after it was given up. What it said before is not in the log, and whoever resumes from there has to be told. Bound: the
+after it was given up. What it said before is not in the log, and whoever resumes from there has to be told. Who was
+told of nothing behind that position may have left before it: while no event came, the two are the same. Bound: the
 channels that are listened to.
 """
 
@@ -18,7 +19,7 @@ class Reach:
     >>> reach = Reach()
     >>> reach.listened("a", since=7)
     >>> wished = [Subscription(1, 1, "a")]
-    >>> reach.is_whole(wished, after=6), reach.is_whole(wished, after=7)
+    >>> reach.is_whole(wished, after=7), reach.is_whole(wished, after=8)
     (False, True)
     """
 
@@ -29,7 +30,7 @@ class Reach:
         return len(self._since)
 
     def listened(self, channel: str, *, since: int) -> None:
-        """LISTEN on it was proven; its events are in the log behind this position, whatever was so before."""
+        """LISTEN on it was proven when this was the last position, whatever was so before."""
         self._since[channel] = since
 
     def given_up(self, channel: str) -> None:
@@ -45,4 +46,4 @@ class Reach:
 
         LISTEN misses nothing of the journal, which is read.
         """
-        return not any(self._since.get(each.channel, 0) > after for each in wished if not each.is_journalled)
+        return not any(self._since.get(each.channel, -1) >= after for each in wished if not each.is_journalled)

@@ -85,10 +85,13 @@ class Upstream:
             done.set_result(None)
             return done
         if channel not in self._asked:
-            self._number += 1
-            self._asked[channel] = self._number
-            self._say(Ensure(channel, self._number))
+            self._ask(channel)
         return self._waiters.add(channel)
+
+    def _ask(self, channel: str) -> None:
+        self._number += 1
+        self._asked[channel] = self._number
+        self._say(Ensure(channel, self._number))
 
     def use(self, channel: str) -> None:
         self._left.pop(channel, None)
@@ -145,9 +148,12 @@ class Upstream:
     def came_up(self, up: SourceUp) -> None:
         self.is_up, self.since_s = True, up.since_s
         self._channels = {name for name in up.channels if name in self._asked or name == self._default}
-        for channel in self._asked.keys() - self._channels - self._waiters.channels:
-            del self._asked[channel]  # PostgreSQL would not have it any more: who wants it hears why
-            self._say(Release(channel))
+        for channel in self._asked.keys() - self._channels:  # not yet, or PostgreSQL would not have it any more
+            if channel in self._waiters.channels:
+                self._ask(channel)
+            else:
+                del self._asked[channel]
+                self._say(Release(channel))
 
     def answer_listening(self) -> None:
         """Whoever waits for a channel that is listened to goes on."""

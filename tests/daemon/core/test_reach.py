@@ -18,9 +18,17 @@ def test_a_channel_that_is_listened_to_anew_is_whole_from_there_on_only() -> Non
     reach.listened("a", since=3)
     reach.given_up("a")
     reach.listened("a", since=9)
-    assert [reach.is_whole([wish("a")], after=seq) for seq in (3, 8, 9)] == [False, False, True]
+    assert [reach.is_whole([wish("a")], after=seq) for seq in (3, 9, 10)] == [False, False, True]
     reach.listened("a", since=12)
     assert not reach.is_whole([wish("a")], after=9), "also when nobody said that it was given up"
+
+
+@pytest.mark.rule("W-RESUME-3")
+def test_who_left_at_the_very_position_may_have_left_before_it_was_listened_to() -> None:
+    reach = Reach()
+    assert reach.is_whole([wish("a")], after=0), "what is listened to from the beginning has no hole"
+    reach.listened("a", since=0)
+    assert not reach.is_whole([wish("a")], after=0)
 
 
 def test_one_channel_with_a_hole_is_enough_and_others_harm_nobody() -> None:

@@ -150,11 +150,11 @@ async def test_a_replacement_resumes_what_its_replay_holds_and_no_more(seq: int,
 
 
 @pytest.mark.rule("W-RESUME-3")
-@pytest.mark.parametrize(("seq", "is_resumed"), [(1, False), (3, True)])
+@pytest.mark.parametrize(("seq", "is_resumed"), [(1, False), (3, False), (4, True)])
 async def test_a_channel_that_was_begun_to_be_heard_later_is_resumed_from_there_only(
     seq: int, is_resumed: bool
 ) -> None:
-    async with serving(*(change(each) for each in (1, 2, 3))) as stage, Client(stage.relay) as client:
+    async with serving(*(change(each) for each in (1, 2, 3, 4))) as stage, Client(stage.relay) as client:
         client.cursor = seq
         await client.say(t="hello", v=1, subs=[{"t": "sub", "id": 1, "channel": "late"}], resume={"e": EPOCH, "s": seq})
         await eventually(lambda: stage.heard(Ensure) == [Ensure("late", 1)])

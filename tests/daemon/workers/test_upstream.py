@@ -132,9 +132,14 @@ async def test_what_postgresql_refused_as_it_came_back_may_be_asked_for_again() 
     stage.upstream.ensure_channel("a")
     stage.upstream.listening(Listening("a", 0, 1))
     stage.upstream.lost(SourceLost("connection_lost", 5.0))
+    waiting = stage.upstream.ensure_channel("b")
     stage.upstream.came_up(SourceUp(Begin("e" * 16, 0), (), 6.0))
+    assert sorted(stage.said[1:], key=repr) == [Ensure("b", 2), Ensure("b", 3), Release("a")]
+    stage.upstream.refused(ListenRefused("b", "why", 0, 3))
+    with pytest.raises(ConfigurationError, match="why"):
+        await waiting
     stage.upstream.ensure_channel("a").cancel()
-    assert stage.said == [Ensure("a", 1), Release("a"), Ensure("a", 2)]
+    assert stage.said[-1] == Ensure("a", 4)
 
 
 async def test_wishes_for_a_loopback_are_told_once_a_tick_the_most_urgent_of_them() -> None:
