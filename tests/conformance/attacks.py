@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import secrets
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +32,7 @@ HELLO = {"t": "hello", "v": 1, "subs": [{"t": "sub", "id": 1, "table": "attacked
 BATCH_BYTES = 60_000
 BOMB_BYTES = 100 * 1024 * 1024
 STEP_S = 0.01
+IDS = range(2, 100)
 
 
 def text(*messages: object) -> bytes:
@@ -164,6 +167,23 @@ async def subscriptions(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     await flood(reader, writer, text(*churn))
 
 
+async def channels(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Has PostgreSQL listen to names that nobody else uses, and to others, without an end."""
+    await welcomed(reader, writer)
+    own = secrets.token_hex(4)
+    reading = asyncio.ensure_future(drained(reader))
+    try:
+        for round_number in itertools.count():
+            if reading.done():
+                break
+            subs = [{"t": "sub", "id": number, "channel": f"{own}_{round_number}_{number}"} for number in IDS]
+            writer.write(text(*subs) + text(*({"t": "unsub", "id": number} for number in IDS)))
+            await writer.drain()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
 async def barriers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await welcomed(reader, writer)
     await flood(reader, writer, text(*({"t": "barrier", "id": number} for number in range(1_500))))
@@ -219,7 +239,8 @@ BEFORE: tuple[Attack, ...] = (
     *(half_open, slowloris, no_body, giant_headers, giant_line, many_headers, handshakes, scrapes),
 )
 AFTER: tuple[Attack, ...] = (
-    *(no_hello, pings, ping_messages, deaf_pings, empty_fragments, small_fragments, subscriptions, barriers, bombs),
+    *(no_hello, pings, ping_messages, deaf_pings, empty_fragments, small_fragments, subscriptions, channels, barriers),
+    bombs,
 )
 TLS: tuple[Attack, ...] = (half_open, tls_stalls, tls_garbage, tls_greetings)
 ATTACKS = {attack.__name__: attack for attack in (*BEFORE, *AFTER, *TLS)}

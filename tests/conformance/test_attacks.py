@@ -35,9 +35,7 @@ FULL_SIZES = {"half_open": 10_000, "tls_stalls": 1_000, "tls_greetings": 1_000, 
 FULL_SIZE = 200
 STATUS_LINE = re.compile(rb"^HTTP/1.1 \d{3} ", re.MULTILINE)
 GROWTH_BYTES = 48 * 1024 * 1024
-TLS_GROWTH_BYTES = (
-    96 * 1024 * 1024
-)  # OpenSSL holds up to 70 kB for each of the 1,000 unfinished handshakes there may be
+TLS_GROWTH_BYTES = 96 * 1024 * 1024  # OpenSSL: up to 70 kB for each of the 1,000 unfinished handshakes there may be
 
 
 def name_of(attack: Attack) -> str:

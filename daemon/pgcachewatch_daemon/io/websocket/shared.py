@@ -66,31 +66,43 @@ class Shared:
 
 
 class Turns:
-    """Work that is long and comes in crowds: TURN_S of it in one iteration of the loop, in the order it came.
+    """Work that is long and comes in crowds: TURN_S of it at once, in the order it came, then as long for all else.
 
-    Bound: one piece of work for each connection that has not finished its handshake.
+    So a crowd has half of the relay's time at most, whatever its size and however dear each piece is. An iteration of
+    the loop between two slices would not do: what PostgreSQL answers takes several, and a proof that events flow too.
+    Bound: one piece of work for each connection.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._waiting: deque[Callable[[], None]] = deque()
         self._is_running = False
+        self._others_until_s = 0.0
 
     def take(self, work: Callable[[], None]) -> None:
         """Call it soon. What it raises is the loop's to tell, and the others go on."""
         self._waiting.append(work)
         if not self._is_running:
-            self._is_running = True
-            asyncio.get_running_loop().call_soon(self._run)
+            self._run_soon()
+
+    def _run_soon(self) -> None:
+        self._is_running = True
+        loop, wait_s = asyncio.get_running_loop(), self._others_until_s - self._clock()
+        if wait_s > 0:
+            loop.call_later(wait_s, self._run)
+        else:
+            loop.call_soon(self._run)
 
     def _run(self) -> None:
-        until_s = self._clock() + TURN_S
+        began_s = self._clock()
         try:
             while self._waiting:
                 self._waiting.popleft()()
-                if self._clock() >= until_s:
+                if self._clock() >= began_s + TURN_S:
                     break
         finally:
-            self._is_running = bool(self._waiting)
-            if self._is_running:
-                asyncio.get_running_loop().call_soon(self._run)
+            now_s = self._clock()
+            self._others_until_s = now_s + (now_s - began_s)
+            self._is_running = False
+            if self._waiting:
+                self._run_soon()

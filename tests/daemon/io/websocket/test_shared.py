@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from pgcachewatch_daemon.io.websocket.shared import TURN_S, Turns
+from tests.waiting import eventually
 
 
 class Clock:
@@ -36,9 +38,27 @@ async def test_others_have_their_turn_between_two_slices() -> None:
     for _ in range(4):
         turns.take(work)
     asyncio.get_running_loop().call_soon(order.append, "other")
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await eventually(lambda: len(order) == 6)
     assert order[1:] == ["work", "work", "other", "work", "work"]
+
+
+async def test_a_crowd_has_half_of_the_time_however_dear_each_piece_is() -> None:
+    clock, began_s, spent_s = time.monotonic, [0.0], [0.0]
+    turns = Turns(clock)
+
+    def work() -> None:
+        began_s.append(clock())
+        while clock() - began_s[-1] < 2 * TURN_S:
+            pass
+        spent_s.append(clock() - began_s[-1])
+
+    for _ in range(3):
+        turns.take(work)
+    await eventually(lambda: len(spent_s) == 4)
+    turns.take(work)  # nothing waits, and the last was a moment ago
+    await eventually(lambda: len(spent_s) == 5)
+    for number in range(2, 5):
+        assert began_s[number] - began_s[number - 1] > 1.8 * spent_s[number - 1]  # timers have milliseconds
 
 
 async def test_work_that_brings_more_work_has_it_done_too() -> None:
