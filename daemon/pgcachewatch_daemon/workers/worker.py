@@ -150,10 +150,13 @@ class Worker:
             told, self._told_reload = self._told_reload, None
             try:
                 take_over = await asyncio.to_thread(relay.prepare, told.options)
+                take_over()
             except ConfigurationError as error:  # a file that was good a moment ago, when the primary looked at it
                 logger.error("settings not reloaded, this worker goes on with those it has", problem=str(error))
-            else:
-                take_over()
+            except Exception:  # the top of the task, as in the primary: else nobody would hear of it
+                logger.exception(
+                    "settings not reloaded, this worker goes on with those it has", problem="a fault of the relay's own"
+                )
 
     async def _start(self, relay: FollowerRelay) -> None:
         try:
