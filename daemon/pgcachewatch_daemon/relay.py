@@ -278,10 +278,6 @@ class Relay(Life):
         """
         return partial(self._take_over, options, [prepare(options) for prepare in self.preparations])
 
-    def reload(self, options: RelayOptions) -> None:
-        """Go on with these, as far as a running relay can. Raises as `prepare` does."""
-        self.prepare(options)()
-
     def _take_over(self, options: RelayOptions, parts: Sequence[Callable[[], None]]) -> None:
         for take_over in parts:
             take_over()

@@ -190,9 +190,9 @@ async def test_a_lower_limit_holds_for_newcomers_and_sends_nobody_away(database:
     async with running(options(database.dsn)) as relay, Client(relay) as first, Client(relay) as second:
         await first.hello()
         await second.hello()
-        relay.reload(_with(relay.options, connections=1))
+        relay.prepare(_with(relay.options, connections=1))()
         assert await refused(f"{relay.url}/v1/ws", subprotocols=[SUBPROTOCOL]) == 503
-        relay.reload(_with(relay.options, connections=3))
+        relay.prepare(_with(relay.options, connections=3))()
         async with Client(relay) as third:
             await third.hello()
         await first.until("mark")
@@ -208,7 +208,7 @@ async def test_another_login_is_used_from_the_next_connection_on(database: Datab
         await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'changed'")
         async with running(options(database.dsn)) as relay, Client(relay) as client:
             await client.hello()
-            relay.reload(replace(relay.options, source=replace(relay.options.source, dsn=other.geturl())))
+            relay.prepare(replace(relay.options, source=replace(relay.options.source, dsn=other.geturl())))()
             await client.until("mark")
             await kill_listener(database)
             await client.until("reset")
@@ -226,7 +226,7 @@ async def test_parts_are_asked_before_any_of_them_changes() -> None:
     relay = Relay(RelayOptions(port=0))
     relay.preparations.append(refuse)
     with pytest.raises(ConfigurationError):
-        relay.reload(_with(relay.options, connections=1))
+        relay.prepare(_with(relay.options, connections=1))()
     assert relay._admission.limits == relay.options.admission == RelayOptions().admission
 
 
@@ -242,7 +242,7 @@ def test_a_relay_that_took_over_an_option_has_it_wherever_one_that_began_with_it
     options_before, options_after = relay_options(Settings()), relay_options(another(name))
     assert options_after != options_before, "nobody is told of this option"
     relay = Relay(options_before)
-    relay.reload(options_after)
+    relay.prepare(options_after)()
     assert held(relay) == held(Relay(options_after))
 
 

@@ -80,7 +80,7 @@ async def is_refused(url: str) -> bool:
 
 async def test_each_worker_takes_over_its_share(database: Database) -> None:
     async with running(options(database.dsn, workers=WORKERS)) as relay, everywhere(relay) as clients:
-        relay.reload(replace(relay.options, admission=AdmissionLimits(connections=WORKERS)))
+        relay.prepare(replace(relay.options, admission=AdmissionLimits(connections=WORKERS)))()
         in_a_row = 0
         async with asyncio.timeout(LIMIT_S):
             while in_a_row < 4 * WORKERS:  # each reads its files before it takes over what it was told

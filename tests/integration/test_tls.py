@@ -125,8 +125,8 @@ async def test_a_reload_takes_other_files_and_refuses_those_that_do_not_work(
         async with Client(relay, ssl=authority.client()) as old:
             await old.hello()
             with pytest.raises(ConfigurationError):
-                relay.reload(replace(relay.options, tls=replace(second, key_file=first.key_file)))
-            relay.reload(replace(relay.options, tls=second))
+                relay.prepare(replace(relay.options, tls=replace(second, key_file=first.key_file)))()
+            relay.prepare(replace(relay.options, tls=second))()
             async with Client(relay, ssl=successor.client()) as new:
                 await new.hello()
                 await notify(database, payload("users", "1"))

@@ -201,10 +201,6 @@ class PrimaryRelay(Life):
         """As relay.Relay's; what is returned tells each worker too."""
         return partial(self._take_over, options, [prepare(options) for prepare in self.preparations])
 
-    def reload(self, options: RelayOptions) -> None:
-        """As relay.Relay's, in each worker too."""
-        self.prepare(options)()
-
     def _take_over(self, options: RelayOptions, parts: Sequence[Callable[[], None]]) -> None:
         for take_over in parts:
             take_over()

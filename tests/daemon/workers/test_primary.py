@@ -74,7 +74,7 @@ async def test_files_that_no_worker_could_use_are_refused_before_any_is_told() -
         replace(before, access=replace(before.access, tokens_file="/none")),
     ):
         with pytest.raises(ConfigurationError):
-            relay.reload(replace(broken, barriers=LoopbackLimits(barriers=5)))
+            relay.prepare(replace(broken, barriers=LoopbackLimits(barriers=5)))()
     assert relay.options == before
     assert relay._loopback.limits == before.barriers
     await relay.close()
