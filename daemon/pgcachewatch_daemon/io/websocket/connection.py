@@ -356,7 +356,7 @@ class Connection(PausedReading):
             self._take(reader, data)
         else:
             self._pause(TURN)
-            self._shared.turns.take(partial(self._take_much, reader, data))
+            self._shared.frame_turns.take(partial(self._take_much, reader, data))
 
     def _take_much(self, reader: FrameReader, data: bytes) -> None:
         self._resume(TURN)

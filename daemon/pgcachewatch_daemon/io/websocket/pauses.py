@@ -1,9 +1,10 @@
 """When a connection is not read: each reason begins and ends by itself, and the socket is read while there is none.
 
-What comes in large pieces is handled in turns (`Shared.turns`), one after the other, with as much time in between.
+What comes in large pieces is handled in turns (`Shared.frame_turns`), one after the other, and all of it together has
+half of the relay's time at most.
 Whoever sends so much at once that handling it takes COSTLY_S of processor time is not read for COSTLY_PAUSES times as
-long, times the number of those who do that. So a flood has a tenth of the relay's time, however many take part in it,
-and what it sends waits in the kernel. Bound: COSTLY_PAUSE_S at a time.
+long, times the number of those who do that. So a flood has a tenth of the relay's time, until so many take part that
+COSTLY_PAUSE_S ends their pauses sooner; what it sends waits in the kernel.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class Shared:
         self.certificates: Certificates | None = None
         self.proxies = TrustedProxies()
         self.work_clock = time.thread_time  # what others on the machine do is no client's fault
-        self.turns = Turns(clock)
+        self.handshake_turns = Turns(clock, rest=0.0)  # an honest one must not be dropped for the wait behind others
+        self.frame_turns = Turns(clock, rest=1.0)
         self.costly = 0  # connections that are not read because they cost too much
         self.arrivals = 0
         self.connections: set[Connection] = set()
@@ -66,15 +67,16 @@ class Shared:
 
 
 class Turns:
-    """Work that is long and comes in crowds: TURN_S of it at once, in the order it came, then as long for all else.
+    """Work that is long and comes in crowds: TURN_S of it at once, in its order, then `rest` times as long none of it.
 
-    So a crowd has half of the relay's time at most, whatever its size and however dear each piece is. An iteration of
-    the loop between two slices would not do: what PostgreSQL answers takes several, and a proof that events flow too.
+    With 1.0 a crowd has half of the relay's time at most, whatever its size and however dear each piece is. With 0.0
+    one iteration of the loop is between two slices, in which little happens: what PostgreSQL answers takes several.
     Bound: one piece of work for each connection.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, rest: float) -> None:
         self._clock = clock
+        self._rest = rest
         self._waiting: deque[Callable[[], None]] = deque()
         self._is_running = False
         self._others_until_s = 0.0
@@ -102,7 +104,7 @@ class Turns:
                     break
         finally:
             now_s = self._clock()
-            self._others_until_s = now_s + (now_s - began_s)
+            self._others_until_s = now_s + self._rest * (now_s - began_s)
             self._is_running = False
             if self._waiting:
                 self._run_soon()

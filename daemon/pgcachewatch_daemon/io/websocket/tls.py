@@ -4,8 +4,8 @@
 client that is slow is full at the same moment as any other and its memory is bounded by the same rule, its handshake is
 among those that are counted and timed, and who speaks plain HTTP is told so. asyncio's own TLS has none of that.
 
-A handshake takes half a millisecond of the relay's only thread. They are done in turns (`Shared.turns`), so that a
-flood of them delays itself and not the events.
+A handshake takes half a millisecond of the relay's only thread. They are done in turns (`Shared.handshake_turns`), so
+that a flood of them delays itself and not the events.
 
 Bounds. A write is taken as a whole: what the kernel does not take of it is the transport's, sealed for this client
 alone. Not opened yet: one record (16 KiB); before the handshake is done, one read.
@@ -123,7 +123,7 @@ class SecuredConnection(Connection):
             self._open(tls, data)
         elif tls.has_begun or data[0] == TLS_RECORD:
             self._pause(TURN)
-            self._shared.turns.take(partial(self._shake, tls, data))
+            self._shared.handshake_turns.take(partial(self._shake, tls, data))
         else:
             self._tls = None
             logger.info("plain request on a port that speaks TLS", conn=self.number, peer=self.peer)

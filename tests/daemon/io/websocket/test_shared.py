@@ -19,7 +19,7 @@ class Clock:
 
 async def test_work_is_done_in_its_order_and_not_by_who_brings_it() -> None:
     done: list[int] = []
-    turns = Turns(Clock())
+    turns = Turns(Clock(), rest=1.0)
     for number in range(3):
         turns.take(lambda number=number: done.append(number))  # type: ignore[misc]  # a default binds it
     assert done == []
@@ -29,7 +29,7 @@ async def test_work_is_done_in_its_order_and_not_by_who_brings_it() -> None:
 
 async def test_others_have_their_turn_between_two_slices() -> None:
     clock, order = Clock(), [""]
-    turns = Turns(clock)
+    turns = Turns(clock, rest=0.0)
 
     def work() -> None:
         order.append("work")
@@ -38,13 +38,14 @@ async def test_others_have_their_turn_between_two_slices() -> None:
     for _ in range(4):
         turns.take(work)
     asyncio.get_running_loop().call_soon(order.append, "other")
-    await eventually(lambda: len(order) == 6)
+    for _ in range(3):
+        await asyncio.sleep(0)
     assert order[1:] == ["work", "work", "other", "work", "work"]
 
 
 async def test_a_crowd_has_half_of_the_time_however_dear_each_piece_is() -> None:
     clock, began_s, spent_s = time.monotonic, [0.0], [0.0]
-    turns = Turns(clock)
+    turns = Turns(clock, rest=1.0)
 
     def work() -> None:
         began_s.append(clock())
@@ -63,7 +64,7 @@ async def test_a_crowd_has_half_of_the_time_however_dear_each_piece_is() -> None
 
 async def test_work_that_brings_more_work_has_it_done_too() -> None:
     done: list[str] = []
-    turns = Turns(Clock())
+    turns = Turns(Clock(), rest=1.0)
     turns.take(lambda: turns.take(lambda: done.append("more")))
     for _ in range(2):
         await asyncio.sleep(0)
@@ -74,7 +75,7 @@ async def test_work_that_fails_does_not_keep_others_from_their_turn() -> None:
     told: list[BaseException] = []
     done: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
-    turns = Turns(Clock())
+    turns = Turns(Clock(), rest=1.0)
 
     def fail() -> None:
         raise RuntimeError("planted")
